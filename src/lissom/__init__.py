@@ -14,7 +14,7 @@ from .system.telemetry import switch_off
 
 __version__ = "0.1.0"
 
-# no name here is that of a module: importing the module would put it in the place of the function
+# no name here equals that of a module: importing the module would overwrite the function
 _HOMES = {
     "LissomError": "errors",
     "LissomWarning": "errors",
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 
 def __dir__() -> list[str]:
-    """Return the public names alone."""
+    """Return the public names only."""
     return [*__all__, "__version__"]
 
 

@@ -1,4 +1,4 @@
-"""Surgery alone, for whoever trains in a loop of their own: no store, no task."""
+"""The functions for your own training loop: surgery, export and latency without a store or task."""
 
 from __future__ import annotations
 
@@ -48,17 +48,18 @@ def apply(
     seed: int = 0,
     notes: bool = False,
 ) -> nn.Module | tuple[nn.Module, list[str]]:
-    """Return a copy of `model` after the surgery steps of `recipe`; the copy is an ordinary module
-    to train on.
+    """Return a copy of `model` after the surgery steps of `recipe`: an ordinary module that you can
+    train further.
 
-    `example` (n ...) is one input as the network takes it: a tensor or array, a tuple of its
-    arguments, or a dict of them by name. `images` are inputs to calibrate on and to compare with,
-    `example` if None: a tensor (n ...) like it, or batches or single samples, alone or before their
-    labels, as a list or a DataLoader yields them. With `notes` the sentences that the steps have to
-    say come with the network; else a LissomWarning says which layers were left as they are and why.
-    Weights of 16 bits keep their type under prune and mask, those in float64 under fold and
-    equalize, too; what other steps make of them is float32.
-    Raises LissomError for a step that learns, and for a network that answers differently each time.
+    `example` (n ...) is one input of the network: a tensor or array, a tuple of its arguments, or a
+    dict of them by name. `images` are inputs for calibration and comparisons, by default `example`:
+    a tensor (n ...) like it, or a list or DataLoader of batches or single samples, with or without
+    labels. With `notes`, return the network and the list of the steps' notes. Otherwise a
+    LissomWarning says which layers were left unchanged and why. prune and mask keep the dtype of
+    16-bit and float64 weights, fold and equalize that of float64 weights; other steps convert
+    weights to float32.
+    Raises LissomError for a step that trains, and if the network's outputs differ from call to
+    call.
 
     >>> import torch
     >>> from torch import nn
@@ -77,7 +78,7 @@ def apply(
                 f"apply: '{step}' learns and needs data; use lissom.run, or train in your own loop"
             )
     steps.check()
-    with torch.inference_mode(False):  # where it is on, operations cannot be told apart
+    with torch.inference_mode(False):  # inference mode hides single operations from the trace
         small, said, warned = _applied(steps, model, example, images, seed)
     for warning in warned if not notes else ():
         warnings.warn(warning, LissomWarning, stacklevel=2)
@@ -87,14 +88,13 @@ def apply(
 def from_onnx(path: str | Path, **fixed: Any) -> nn.Module:
     """Return the network in an ONNX file as a module of ordinary layers, in eval mode.
 
-    `fixed` gives inputs of the file a constant value, as in from_onnx("vad.onnx", sr=16000).
+    `fixed` sets inputs of the file to constants, as in from_onnx("vad.onnx", sr=16000).
 
-    Layers are called as their weights are in the file. The network takes and returns what the file
-    does: tensors as arguments, one tensor, or several as a dict by name. Its outputs have been
-    compared with ONNX Runtime's on random inputs. What the file says of itself is in `metadata`,
-    what was read otherwise in `notes`.
-    Raises LissomError for a damaged file, for operators that are not known, and where the outputs
-    differ.
+    Layers have the names of their weights in the file. The network takes the file's inputs as
+    arguments, and returns one tensor, or a dict of several by name. Its outputs are compared with
+    ONNX Runtime's on random inputs. `metadata` holds the file's metadata, `notes` what was read
+    differently from what the file states.
+    Raises LissomError if the file is damaged, has unknown operators, or if the outputs differ.
     """
     from .importing.onnx_network import onnx_network
 
@@ -104,7 +104,7 @@ def from_onnx(path: str | Path, **fixed: Any) -> nn.Module:
 def _applied(
     steps: Recipe, model: nn.Module, example: Any, images: Any, seed: int
 ) -> tuple[nn.Module, list[str], list[str]]:
-    """Return the network after the steps, with what they have to say and what of it is a warning."""
+    """Return the network after the steps, their notes, and their warnings."""
     from .data.samples import Samples, example_of
     from .tasks.given import copied_network, network_of
 
@@ -118,14 +118,14 @@ def _applied(
     try:
         return _in_turn(steps, model, example, samples, seed)
     except Exception:
-        _check_runs(copied_network(whole, "apply"), example, others)  # which has better reasons
+        _check_runs(copied_network(whole, "apply"), example, others)  # raises a clearer error
         raise
 
 
 def _in_turn(
     steps: Recipe, model: nn.Module, example: Any, samples: Any, seed: int
 ) -> tuple[nn.Module, list[str], list[str]]:
-    """Take the steps one after the other."""
+    """Run the steps in order."""
     import torch
 
     from .bench.clock import clock_of
@@ -144,7 +144,7 @@ def _in_turn(
 
     for step in steps.steps:
         torch.manual_seed(seed)
-        if dtype != dtype_of(model):  # the last step has made it float32
+        if dtype != dtype_of(model):  # the last step converted it to float32
             example = in_float(example)
             images = samples_in_float
         ctx = SurgeryContext(
@@ -157,7 +157,7 @@ def _in_turn(
 
 
 def _check_runs(model: nn.Module, example: Any, samples: Any) -> None:
-    """Raise unless the network runs on the example and on a sample, and answers the same when asked again."""
+    """Raise LissomError unless the network runs on the example and a sample, and is deterministic."""
     import torch
 
     from .surgery.steady import unsteady
@@ -177,8 +177,7 @@ def _check_runs(model: nn.Module, example: Any, samples: Any) -> None:
             like = "" if shown is example else f"; `example` is {shapes(example)}"
             raise LissomError(
                 f"apply: the network does not run on {what}, of shape "
-                f"{shapes(shown)}{like}; one input as it "
-                "takes it fits, batch first: "
+                f"{shapes(shown)}{like}; expected one input as it takes it, batch first: "
                 f"{cut(str(error) or type(error).__name__)}"
             ) from error
     if reason := unsteady(model, example, answers[0]):
@@ -186,7 +185,7 @@ def _check_runs(model: nn.Module, example: Any, samples: Any) -> None:
 
 
 def save(model: nn.Module, folder: str | Path) -> None:
-    """Write a network as structure.json and model.safetensors into a folder; no pickle.
+    """Save a network to a folder, as structure.json and model.safetensors, without pickle.
 
     >>> import tempfile, torch
     >>> from torch import nn
@@ -206,12 +205,12 @@ def save(model: nn.Module, folder: str | Path) -> None:
 def load(
     place: str | Path, model: nn.Module | None = None, *, store: str | Path = ".lissom"
 ) -> nn.Module:
-    """Load a network: from a folder that `save` wrote, or by key from a store.
+    """Load a network from a folder that `save` wrote, or by key from a store.
 
-    With a folder, `model` is the network freshly built, as it was before surgery; it is changed and
-    returned. With a key, the store knows how to build it. Code of yours that an entry names is
-    imported if your lissom wrote the entry; else it takes `model` here, too, or `lissom store
-    --trust`.
+    With a folder, `model` is the network freshly built, as it was before surgery. It is changed in
+    place and returned. With a key, the store knows how to build it. If an entry names code of
+    yours, that code is only imported if your own lissom wrote the entry. Otherwise pass `model`
+    here too, or sign the store with `lissom store --trust`.
     """
     from .running.entries import load_key
     from .store.snapshot import restore
@@ -236,15 +235,15 @@ def export(
     *,
     example: Any = None,
 ) -> Path:
-    """Write a network, which takes (n, *shape), to a file for a target such as "onnxruntime";
-    return its path.
+    """Export a network with inputs (n, *shape) to a file for a target such as "onnxruntime", and
+    return the path.
 
-    `example` is one input as the network takes it, in place of `shape` where that does not say
-    enough: integers, a tuple of its arguments, or a dict of them by name. `images` (n, *shape) are
-    inputs for a target that quantizes by itself, as mnn(8, activations="kl") does. Floats in the
-    file are float32, whatever the network has. The file is opened in its runtime and compared with
-    the network, on two of the images, the example or noise. Raises LissomError, with nothing
-    written, if it cannot be made, does not run or answers otherwise.
+    `example` is one input of the network, for inputs that `shape` cannot describe: integers, a
+    tuple of its arguments, or a dict of them by name. `images` (n, *shape) are inputs for a target
+    that quantizes by itself, such as mnn(8, activations="kl"). Floats in the file are float32,
+    whatever the network's dtype. The file is run in its runtime and compared with the network, on
+    two of the images, the example or noise. Raises LissomError and writes nothing if the file
+    cannot be made, does not run, or its outputs differ.
 
     >>> import tempfile
     >>> from torch import nn
@@ -298,13 +297,11 @@ def latency(
     *,
     threads: int = 1,
 ) -> list[dict[str, object]]:
-    """Time exported files, or one, on inputs of `shape` (n c h w) in every target, in turns; one
-    row for each pair.
+    """Measure the latency of exported files in every target, in turns. Return a row for each pair.
 
-    The batch is part of `shape` here.
-
-    `disturbed`: the ends of the interval are so far apart that the machine was busy with something
-    else.
+    `shape` (n c h w) is that of the inputs, including the batch. `disturbed`: the interval is so
+    wide that the machine must have been busy with something else. Raises LissomError if a file does
+    not exist or does not take `shape`.
     """
     from .bench.inputs import images as pictures
     from .bench.intervals import wide

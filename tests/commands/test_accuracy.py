@@ -75,7 +75,7 @@ def test_a_file_that_does_not_say_how_it_sees_pictures_asks(
     assert facts_in(tmp_path / "plain.onnx") == {}
     words = ["bench", str(tmp_path / "plain.onnx"), "--data", f"folder:{made['root'] / 'photos'}"]
     for more, said in (
-        ([], "the file does not say how it sees pictures; expected --preprocess"),
+        ([], "the file does not state the preprocessing of its images; expected --preprocess"),
         (["--preprocess", "resize(9, 9)"], "takes inputs of (3, 16, 16), and folder:photos gives"),
         (["--preprocess", "resise(9)"], "did you mean 'resize'"),
         (
@@ -144,7 +144,7 @@ def test_the_script_answers_as_the_network_does(
 def test_the_script_takes_no_other_file_s_place(made: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text("def make(): ...\n")
     key, output = made["record"]["key"], tmp_path / "net.onnx"
-    with pytest.raises(LissomError, match=r"net\.py is there and is no such script; name the file"):
+    with pytest.raises(LissomError, match=r"net\.py exists and was not written by --snippet"):
         export_key(key, made["store"], "onnxruntime", output, Wanted(), with_code=True)
     assert (tmp_path / "net.py").read_text() == "def make(): ...\n" and not output.exists()
     (tmp_path / "net.py").unlink()
@@ -174,7 +174,8 @@ def test_each_file_sees_pictures_as_it_says(
         assert [row["metrics"]["top1"] for row in rows] == [wanted, wanted]
     with pytest.raises(SystemExit) as ended:
         main(["bench", str(tmp_path / "other.onnx"), "--data", data])
-    assert ended.value.code == 2 and "its classes are others than those" in capsys.readouterr().err
+    said = " in their order (dark, light), got (light, dark); --classes states the file's"
+    assert ended.value.code == 2 and said in capsys.readouterr().err
 
 
 def operations() -> list[str]:

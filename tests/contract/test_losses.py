@@ -409,8 +409,7 @@ def test_gram_of_one_place_needs_to_be_told_so() -> None:
     one = [drawn(SHAPES[0])]
     with pytest.raises(
         LissomError,
-        match=r"gram: it compares pairs of places, and there is but "
-        r'one; pairs="stage"',
+        match=r'gram: expected at least two feature layers to pair, got one; pairs="stage"',
     ):
         method_of("losses", "gram")(one, one)
     assert float(method_of("losses", 'gram(pairs="stage")')(one, one)) == 0

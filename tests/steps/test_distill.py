@@ -585,7 +585,7 @@ class Wide(nn.Module):
         (Distill("fmse", 1, temperature=3), "here: temperature=3 was given, but 'fmse' has none"),
         (
             Distill("gram", 1, at="blocks.1"),
-            "gram: it compares pairs of places, and there is but one",
+            "gram: expected at least two feature layers to pair, got one",
         ),
         (
             Distill("logit_std(gram)", 1),

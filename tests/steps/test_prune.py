@@ -484,7 +484,7 @@ def test_parameters_of_a_module_of_ones_own_are_cut_kept_and_named() -> None:
     for by in ("taylor", "activation"):
         _, ctx = pruned(Prune(0.25, by=by), net)
         assert (
-            "3 was not called as a module that returns its channels alone"
+            "3 was not called as a module that returns only its channels"
             in ctx.facts["left_whole"]["3"]
         )
 

@@ -188,14 +188,17 @@ def data_to_test(
     from ..data.source import is_own_data
 
     if name.startswith("images:"):
-        raise LissomError(f"bench: {name} has no labels to measure by; folder:PATH has")
+        raise LissomError(
+            f"bench: accuracy needs labels, and {name} has none; expected labelled data, as in "
+            "folder:PATH"
+        )
     if is_own_data(name):
         from ..tasks.datasets import own_data
 
         return own_data(name, preprocess=stated or said, classes=classes)
     if stated is None and said is None:
         raise LissomError(
-            "bench: the file does not say how it sees pictures; expected --preprocess, as in "
-            "--preprocess imagenet"
+            "bench: the file does not state the preprocessing of its images; expected "
+            "--preprocess, as in --preprocess imagenet"
         )
     return Data.of(name, channels=channels, preprocess=stated or said, classes=classes)

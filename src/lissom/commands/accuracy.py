@@ -111,20 +111,21 @@ def file_metrics(
     text = kind or str(facts.get("kind") or "")
     if kind is None and is_own_kind(text):
         raise LissomError(
-            f"{path}: it was made for the kind of task {text}; --kind says where it is"
+            f"{path}: its kind of task, {text}, is your own code; --kind names it, as in "
+            "--kind file.py:name"
         )
     if takes_pictures(facts):
         raise LissomError(
-            f"{path}: it takes pictures of any size, and data are read in one; expected the file that "
-            "was exported without --pictures"
+            f"{path}: it takes images of any size, and data are read in one size; expected the file "
+            "that was exported without --pictures"
         )
     baked = is_baked(facts)
     said = classes_in(facts)
     named = said != [str(k) for k in range(len(said))]  # numbers do not count as names
     if named and list(data.classes) != said and len(said) == len(data.classes):
         raise LissomError(
-            f"{path}: its classes are others than those of {data.name}, or in another order: "
-            f"{listed(said, 4)} and {listed(data.classes, 4)}; --classes says the file's"
+            f"{path}: expected the classes of {data.name} in their order ({listed(data.classes, 4)}), "
+            f"got ({listed(said, 4)}); --classes states the file's"
         )
     task = Task(nn.Identity, data, kind=kind_named(text)[0] if text else None)
     batch = fixed_batch(path)

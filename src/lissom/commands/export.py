@@ -91,7 +91,8 @@ def script_of(target: Target, output: Path, made: Path, wanted: Wanted) -> str:
         FIRST
     ):
         raise LissomError(
-            f"--snippet: {script} is there and is no such script; name the file otherwise with -o"
+            f"--snippet: {script} exists and was not written by --snippet; choose another file "
+            "name with -o"
         )
     name = output.name if made.suffix != ".onnxz" else made.name
     return snippet(target.name(), name, facts_in(made), picks=wanted.nms, pictures=wanted.pictures)

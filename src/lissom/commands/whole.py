@@ -41,7 +41,8 @@ def picking_kind(record: dict[str, Any], target: Target, stated: str | None) -> 
     text = stated or str(record["task"]["kind"])
     if stated is None and is_own_kind(text):
         raise LissomError(
-            f"--nms: the network was made for the kind of task {text}; --kind says where it is"
+            f"--nms: the network's kind of task, {text}, is your own code; --kind names it, as in "
+            "--kind file.py:name"
         )
     kind = kind_named(text)[0]
     if not isinstance(kind, Detect) or type(kind).decode is not Detect.decode:

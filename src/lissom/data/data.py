@@ -285,8 +285,8 @@ def of_splits(
     else:
         test, valid = parted(test, share=0.2)
         notes.append(
-            "nothing is there to learn from: a fifth of what is to be tested on, drawn once and for "
-            "all, is for validation and calibration"
+            "there is no training data: a fixed random fifth of the test data is used for "
+            "validation and calibration"
         )
     inputs = common_inputs(train, valid, test, name)
     check_inputs(inputs, name, stated=stated)

@@ -135,9 +135,9 @@ class Context(ABC):
         self.gates.append({"name": name, "difference": difference, "tolerance": tolerance})
         if math.isnan(difference):
             raise LissomError(
-                f"{self.where}: the gate '{name}' failed: the outputs hold NaN or "
-                "infinity on the calibration "
-                "images; look whether an image does, or whether the network itself answers so"
+                f"{self.where}: the gate '{name}' failed: the outputs hold NaN or infinity on the "
+                "calibration images; check whether an image holds them, or whether the network "
+                "returned them before this step"
             )
         if not difference <= tolerance:
             raise LissomError(

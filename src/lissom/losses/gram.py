@@ -62,8 +62,8 @@ class Gram(FeatureLoss):
             return [(places[0], places[-1]) for places in same]
         if len(sizes) < 2:
             raise LissomError(
-                "gram: it compares pairs of places, and there is but one; "
-                'pairs="stage" takes it with itself'
+                "gram: expected at least two feature layers to pair, got one; "
+                'pairs="stage" pairs it with itself'
             )
         return [(k, k + 1) for k in range(len(sizes) - 1)]
 

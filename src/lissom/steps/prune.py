@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..trees import Tree
 
 
-# which nobody would have cut
+# nobody would have pruned these anyway
 ASKED = ("an output of the network", "the input of the network", "keep='", "only='")
 
 
@@ -28,18 +28,18 @@ class Prune(Step):
     """Remove the least important channels, together with everything that depends on them.
 
     `amount` is the fraction to remove of all channels, parameters or multiply-adds, or of the
-    latency measured on a target. Channels that a residual add, a concatenation or a depthwise
-    convolution couples are removed together and count once. Channels go in whole multiples, those
+    latency measured on a target. Channels coupled by a residual add, a concatenation or a depthwise
+    convolution are removed together and count once. Channels are removed in whole multiples, those
     of the lowest mean importance first, until the result is nearest to `amount`. Raises LissomError
-    where `amount` cannot be reached within one multiple.
+    if `amount` cannot be reached to within one multiple.
 
-    Each layer keeps at least one multiple and the fraction `floor` of its channels; a layer that is
-    not wider than one multiple is left whole. A grouped convolution keeps equally many channels in
-    each group; the groups may keep different ones. What cannot be traced through the network is
-    left whole and named in the record.
+    Each layer keeps at least one multiple and the fraction `floor` of its channels. A layer no
+    wider than one multiple is left whole. A grouped convolution keeps equally many channels in each
+    group, but not necessarily the same ones. Layers whose channels cannot be traced through the
+    network are left whole and named in the record.
 
-    A check on real samples compares the pruned network with the same network whose channels are
-    zeroed instead. Batch-norm statistics are then measured again.
+    A check on real samples compares the pruned network with the network whose channels are zeroed
+    instead. Batch-norm statistics are then measured again.
 
     Also known as: structured pruning, channel pruning, filter pruning.
     Source: Li et al. 2016, Pruning Filters for Efficient ConvNets,
@@ -90,7 +90,7 @@ class Prune(Step):
         return self.of == "latency" or self.multiple == "auto"
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
-        """Cut without looking at data: whether the amount can be reached shows."""
+        """Cut without using the data, to find out whether the amount can be reached."""
         if self.of == "latency":
             from ..surgery.channels.latency import reachable
 
@@ -102,11 +102,11 @@ class Prune(Step):
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         from ..surgery.coverage import tell_left_out
 
-        remaining = 1.0  # of what there was before the first round
+        remaining = 1.0  # fraction of what there was before the first round
         for turn in range(1, self.rounds + 1):
             share = 1 - (1 - self.amount * turn / self.rounds) / remaining
             last = turn == self.rounds
-            if share > 0:  # whole multiples may have taken more than this round's part already
+            if share > 0:  # earlier rounds may have removed more than their part
                 search = self.width_search(model, ctx, ctx.labelled(self.samples))
                 if self.of == "latency":
                     remaining *= 1 - self.cut_to_latency(model, ctx, search, share)
@@ -124,14 +124,17 @@ class Prune(Step):
         ctx.facts["amount"] |= {"asked": round(self.amount, 6), "removed": round(1 - remaining, 6)}
         if self.of != "latency" and abs(1 - remaining - self.amount) > 0.02:
             ctx.notes.append(
-                f"{ctx.where}: {1 - remaining:.3f} of the {self.of} were removed, the "
-                "nearest that multiples of "
-                f"{ctx.facts['multiple']} and the floor allow to {self.amount:.3g}"
+                f"{ctx.where}: {1 - remaining:.3f} of the {self.of} were removed instead of "
+                f"{self.amount:.3g}; multiples of {ctx.facts['multiple']} and the floor allow "
+                "nothing nearer"
             )
         return model
 
     def groups(self, model: nn.Module, ctx: Context) -> Groups:
-        """Find what can be cut, less what `keep` and `only` leave whole."""
+        """Return the groups that can be cut, without those that `keep` and `only` leave whole.
+
+        Raises LissomError if none is left.
+        """
         from torch import nn
 
         from ..surgery.channels.groups import layers_in
@@ -177,7 +180,7 @@ class Prune(Step):
         return cuts
 
     def width_search(self, model: nn.Module, ctx: Context, labelled: Labelled) -> WidthSearch:
-        """Find what can be cut, rank it, and return the widths that the network can have."""
+        """Find the groups that can be cut, rank their units, and return the widths to choose from."""
         from ..surgery.channels.budget import WidthSearch, cost_of, width_steps_of, widths_of
         from ..surgery.channels.evidence import Evidence
         from ..surgery.loss import loss_of
@@ -192,7 +195,7 @@ class Prune(Step):
             try:
                 scores.append(score(group, evidence).detach().cpu())
             except LissomError as error:
-                # a layer without a norm, say; the others can still be ranked
+                # such as a layer without a norm; other layers can still be ranked
                 unranked.append((group, error))
         if not scores:
             raise unranked[0][1]
@@ -206,7 +209,7 @@ class Prune(Step):
             if isinstance(self.multiple, int)
             else self.clock(ctx).multiple(model, ctx.example)
         )
-        first = first_widths(ctx)  # the floor is a share of what the first round found
+        first = first_widths(ctx)  # the floor is a fraction of the widths before the first round
         widths = [
             widths_of(group, multiple, self.floor * first.get(group.name, group.size) / group.size)
             for group in groups.free
@@ -233,11 +236,11 @@ class Prune(Step):
         remaining: float = 1.0,
         last: bool = True,
     ) -> float:
-        """Cut the network in place to the widths that come nearest to the amount, or refuse; return
-        what was removed.
+        """Cut the network in place to the widths nearest to `amount`, and return the fraction
+        removed.
 
-        `remaining` is the fraction of the whole that earlier rounds left; a round but the last may find
-        nothing small enough to cut.
+        `remaining` is the fraction that earlier rounds left. Any round but the last may find
+        nothing small enough to cut. Raises LissomError if `amount` cannot be reached.
         """
         widths = (
             search.uniform_widths(amount)
@@ -272,13 +275,14 @@ class Prune(Step):
     def cut_to_latency(
         self, model: nn.Module, ctx: Context, search: WidthSearch, amount: float
     ) -> float:
-        """Cut the network in place so that its measured latency falls by the fraction `amount`;
-        return by how much.
+        """Cut the network in place so that its measured latency falls by the fraction `amount`.
+
+        Return the fraction by which it fell.
         """
         from ..surgery.channels.latency import NEAR, widths_for_latency
 
         cut = widths_for_latency(model, search, amount, self.clock(ctx), ctx.example, ctx.where)
-        # of the first round
+        # that before the first round
         before_ms = ctx.facts.get("amount", {}).get("before_ms", cut.before_ms)
         ctx.facts["amount"] = {
             "of": "latency",
@@ -291,15 +295,14 @@ class Prune(Step):
         }
         if abs(cut.removed - amount) > NEAR:
             ctx.notes.append(
-                f"{ctx.where}: the latency fell by {cut.removed:.3f}, the nearest "
-                "that was found to "
-                f"{amount:.3g}"
+                f"{ctx.where}: the latency fell by {cut.removed:.3f} instead of {amount:.3g}; no "
+                "cut that was measured came nearer"
             )
         cut_and_compare(model, ctx, search, cut.widths)
         return cut.removed
 
     def clock(self, ctx: Context) -> Clock:
-        """Return what times layers and networks on the target `on`."""
+        """Return the clock that times layers and networks on the target `on`."""
         if ctx.clock is None:
             raise LissomError(
                 f"{ctx.where}: latency is measured by lissom.run and lissom.apply alone"
@@ -307,7 +310,7 @@ class Prune(Step):
         return ctx.clock(self.on)
 
     def measure_statistics(self, model: nn.Module, ctx: Context, tell: bool) -> None:
-        """Measure batch-norm statistics anew, and with `tell` what that alone does for the accuracy."""
+        """Measure batch-norm statistics again. With `tell`, record the accuracy before and after."""
         from ..surgery.channels.recalibrate import recalibrate_batchnorms
 
         before = ctx.accuracy(model) if tell else None
@@ -321,13 +324,13 @@ class Prune(Step):
 
 
 def first_widths(ctx: Context) -> dict[str, int]:
-    """Return how many units each group had before the first round, if there was one."""
+    """Return the number of units of each group before the first round, empty if there was none."""
     return {g["name"]: g["before"] for g in ctx.facts.get("groups", ())}
 
 
 def cut_and_compare(model: nn.Module, ctx: Context, search: WidthSearch, widths: list[int]) -> None:
-    """Cut `model` in place to these widths of each group, and hold it against itself with those
-    zeroed that go.
+    """Cut `model` in place to these widths of each group, and compare it with itself with the same
+    channels zeroed.
     """
     from ..surgery.channels.slice import slice_channels, zero_channels
     from ..surgery.compare import answers, gap
@@ -340,16 +343,16 @@ def cut_and_compare(model: nn.Module, ctx: Context, search: WidthSearch, widths:
         for g, w in zip(search.groups, widths, strict=True)
     ]
     images = ctx.batch(8)
-    # which proves the same in less time
+    # small images prove the same in less time
     if not search.sized and (small := smaller(images)) is not None:
         images = small
-    zero_channels(model, cut)  # what is cut next
+    zero_channels(model, cut)  # the reference, computed before the same channels are removed
     wanted = answers(*shown(model, images, search.rounds), decides=search.decides)
     slice_channels(model, cut)
     try:
         difference = gap(wanted, *shown(model, images, search.rounds))
     except Exception as error:
-        # whatever the user's forward raises on a width that no trial has met
+        # whatever the user's forward raises on a width that no trial used
         raise LissomError(
             f"{ctx.where}: the network cannot run after this cut ({str(error).splitlines()[0]}); "
             "keep= leaves "
@@ -359,7 +362,7 @@ def cut_and_compare(model: nn.Module, ctx: Context, search: WidthSearch, widths:
 
 
 def shown(model: nn.Module, images: Tree, rounds: bool) -> tuple[nn.Module, Tree]:
-    """Return what is compared: a network and its inputs, in float64 if its forward `rounds` to 16
+    """Return the network and its inputs for a comparison: in float64 if its forward `rounds` to 16
     bits, as autocast does.
     """
     import copy

@@ -130,8 +130,8 @@ class Quantize(Step):
         super().__post_init__()
         if [self.size is None, self.drop is None].count(False) != int(self.weights == "auto"):
             raise LissomError(
-                'quantize: weights="auto" goes with one of size and drop, as in quantize("auto", size=0.15), '
-                "and these with nothing else"
+                'quantize: weights="auto" needs exactly one of size and drop, as in '
+                'quantize("auto", size=0.15); other weights take neither'
             )
         if conflict := self.conflict():
             raise LissomError(f"quantize({conflict}")

@@ -124,8 +124,8 @@ class Sparsify(Learning):
         groups = cuttable(model, ctx.example).free
         if not groups:
             raise LissomError(
-                f"{ctx.where}: nothing in this network can be cut, so there is "
-                "nothing to make small"
+                f"{ctx.where}: no channels of this network can be pruned, so there is nothing to "
+                "make sparse; `lissom inspect` shows why"
             )
         return groups
 
@@ -142,7 +142,7 @@ class Sparsify(Learning):
         ]
         if not scales:
             raise LissomError(
-                f"{ctx.where}: the network has no batch-norm scales to make small; "
+                f"{ctx.where}: expected batch-norm scales that are trained, got none; "
                 'on="group" needs none'
             )
         return scales

@@ -1,4 +1,4 @@
-"""Find codebooks for the weights of layers, and make the layers use them."""
+"""Compute codebooks for the weights of layers, and make the layers use them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Layers = Mapping[str, list[nn.Module]]  # layers that share a weight have one na
 
 @dataclass
 class Codebooks:
-    """Codebooks of up to `count` values, one for each layer, for each filter, or for the network."""
+    """Settings of codebooks of up to `count` values, for each layer, each filter or the network."""
 
     count: int
     of: Of
     follows: bool
 
     def cluster(self, layers: Layers, sensitivity: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-        """Make layers look up their weight in codebooks, in place; return a row for each.
+        """Make layers look up their weights in codebooks, in place. Return a row for each layer.
 
-        `sensitivity` (out in ...) weighs the error of each weight; layers without it have 1.
+        `sensitivity` (out in ...) weights the error of each weight. It is 1 for layers without one.
         """
         if self.of == "network":
             return self._together(layers, sensitivity)
@@ -94,19 +94,19 @@ def weight_of(owners: list[nn.Module]) -> Tensor:
 
 
 def holds_zeros(owners: list[nn.Module]) -> bool:
-    """Return whether a mask keeps zeros of the weight that the layers share."""
+    """Return whether the weight that the layers share has a mask that keeps zeros."""
     layer = owners[0]
     return isinstance(layer, CompressedLayer) and "mask" in layer.transforms
 
 
 def rows(weight: Tensor, of: Of) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return a weight (out ...) in rows, each with its own codebook."""
+    """Return a weight (out ...) as rows, each with its own codebook: one per filter, or one row."""
     values: np.ndarray[Any, np.dtype[np.float64]] = weight.double().cpu().numpy()
     return values.reshape(len(weight) if of == "filter" else 1, -1)
 
 
 def padded(books: list[np.ndarray[Any, np.dtype[np.float64]]]) -> Tensor:
-    """Return books of different lengths as one table (books values); the last value fills the rest."""
+    """Return codebooks of different lengths as a table (books values), padded with the last value."""
     width = max(1, *map(len, books))
     table = np.zeros((len(books), width))
     for row, book in zip(table, books, strict=True):

@@ -1,10 +1,9 @@
-"""Compare what two networks answer, taking the decisions that depend on the data from the first.
+"""Compare the outputs of two networks, with data-dependent decisions taken from the first.
 
-A detector keeps the boxes with the highest scores, a mixture of experts asks the expert that a
-score names: two networks whose scores differ by rounding may decide otherwise, and then their
-answers cannot be compared at all. So each integer or boolean that the first network computes from
-its inputs' floats is given to the second in the place of its own, and the floats that it was
-decided by are compared as well.
+A detector keeps the boxes with the highest scores. A mixture of experts runs the expert with the
+highest score. Two networks whose scores differ by rounding may decide differently, and then their
+outputs cannot be compared. So each integer or boolean that the first network computes from floats
+replaces that of the second, and the floats behind these decisions are compared too.
 """
 
 from __future__ import annotations
@@ -26,13 +25,15 @@ from .modes import in_mode
 if TYPE_CHECKING:
     from ..language.context import Context
 
-# return values and where these are
+# operations that return values and their indices
 BY_INDEX = {"topk", "sort", "max", "min", "median", "mode", "kthvalue"}
 
 
 @dataclass
 class Decision:
-    """An operation that makes integers or booleans of floats: its name, the floats, and its result."""
+    """An operation that computes integers or booleans from floats: its name, the floats, its
+    result.
+    """
 
     name: str
     by: list[Tensor]
@@ -40,16 +41,14 @@ class Decision:
 
 
 class Decisions(TorchDispatchMode):
-    """Note the decisions of a forward pass, or with `given` put those in the place of what is
-    decided here.
-    """
+    """Record the decisions of a forward pass. With `given`, replace them by the given decisions."""
 
     def __init__(self, inputs: Tree, given: Sequence[Decision] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.given = given
         self.decisions = list[Decision]()
         self.follows = True
-        self.depends = set(tensors_in(inputs))  # on the inputs
+        self.depends = set(tensors_in(inputs))  # tensors that depend on the inputs
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -63,14 +62,14 @@ class Decisions(TorchDispatchMode):
             return result
         by = [t for t in read if t.is_floating_point()]
         name = str(func.overloadpacket.__name__)
-        # its values hardly change where another place is the largest
+        # max-pooling is no decision: near ties hardly change its values
         if by and decides(result) and "max_pool" not in name:
             result = self.decided(name, by, result, args, kwargs)
         self.depends.update(tensors_in(result))
         return result
 
     def decided(self, name: str, by: list[Tensor], result: Any, args: Any, kwargs: Any) -> Any:
-        """Note a decision, or return the one that was given."""
+        """Record a decision. Return its result, or that of the given decision."""
         place = len(self.decisions)
         self.decisions.append(Decision(name, [t.detach().clone() for t in by], copied(result)))
         if self.given is None:
@@ -93,7 +92,7 @@ class Decisions(TorchDispatchMode):
 
 
 def decides(result: Any) -> bool:
-    """Return whether an operation made integers or booleans, or a number that Python goes on with."""
+    """Return whether an operation returned integers or booleans, as tensors or Python numbers."""
     if isinstance(result, (bool, int, float)):
         return True
     return any(not t.is_floating_point() and not t.is_complex() for t in tensors_in(result))
@@ -101,12 +100,11 @@ def decides(result: Any) -> bool:
 
 @dataclass
 class Answers:
-    """What a network answers, and by which decisions."""
+    """The outputs of a network, and the decisions that led to them."""
 
     tensors: list[Tensor]
     decisions: list[Decision]
-    # whether it decided as often, and on as many values, as the network whose decisions it was
-    # given
+    # whether its decisions matched the given ones in number, operation and shape
     followed: bool = True
 
     @property
@@ -118,11 +116,10 @@ class Answers:
 def answers(
     model: nn.Module, inputs: Tree, given: Sequence[Decision] | None = None, decides: bool = True
 ) -> Answers:
-    """Return what a network answers in eval mode; weights and inputs of 16 bits are widened, whose
-    rounding would show.
+    """Return the outputs of a network in eval mode.
 
-    `decides`: its decisions are noted, which takes time; False for a network that is known to make
-    none.
+    For inputs of 16 bits, inputs and weights are converted to float32, as their rounding would show
+    as a difference. `decides`: record decisions, which takes time; False if the network makes none.
     """
     if any(t.dtype in (torch.float16, torch.bfloat16) for t in tensors_in(inputs)):
         model = copy.deepcopy(model).float()
@@ -139,15 +136,15 @@ def answers(
 
 
 def gap(wanted: Answers, model: nn.Module, inputs: Tree) -> float:
-    """Return the largest difference of a network's outputs from those wanted, over the largest output.
+    """Return the largest difference of a network's outputs from `wanted`, over the largest output.
 
-    Where networks decide something by their values, this one is given the decisions of the other,
-    and the values that it would have decided by are compared, too.
+    If the other network made decisions, this one is given them, and the floats behind its own
+    decisions are compared too.
     """
     if not wanted.decisions:
         return apart(wanted.tensors, answers(model, inputs, decides=False).tensors)
     answered = answers(model, inputs, wanted.decisions)
-    # a rounding to signs decides, too
+    # binary weights and activations decide too, so decisions may not match: compare without them
     if not answered.followed or len(answered.decisions) != len(wanted.decisions):
         return apart(wanted.tensors, answers(model, inputs).tensors)
     gaps = [apart(wanted.tensors, answered.tensors), apart(wanted.decided_by, answered.decided_by)]
@@ -155,27 +152,32 @@ def gap(wanted: Answers, model: nn.Module, inputs: Tree) -> float:
 
 
 def difference(before: nn.Module, after: nn.Module, inputs: Tree) -> float:
-    """Return the largest difference of two networks' outputs on `inputs`, over the largest output."""
+    """Return the largest difference between two networks' outputs on `inputs`, over the largest
+    output.
+    """
     return gap(answers(before, inputs), after, inputs)
 
 
 def difference_in_float64(
     model: nn.Module, change: Callable[[nn.Module, Tree], object], example: Tree, inputs: Tree
 ) -> float | None:
-    """Return the difference that `change(model, example)` makes in float64; None for code that
-    takes no such numbers.
+    """Return the difference that `change(model, example)` makes in float64, None if that does not
+    run.
     """
     one = copy.deepcopy(model).double()
     two = copy.deepcopy(model).double()
     try:
         change(two, in_float(example, torch.float64))
         return difference(one, two, in_float(inputs, torch.float64))
-    except Exception:  # whatever code raises that names a type of numbers
+    except Exception:  # whatever the user's code raises if it fixes a dtype
         return None
 
 
 def apart(one: list[Tensor], two: list[Tensor]) -> float:
-    """Return the largest difference of two lists of outputs, over the largest output; NaN counts as one."""
+    """Return the largest difference between two lists of outputs, over the largest output.
+
+    NaN if an output holds NaN, infinity if the shapes differ.
+    """
     if len(one) != len(two):
         return float("inf")
     gaps = [
@@ -197,11 +199,11 @@ def gate_same(
     change: Callable[[nn.Module, Tree], object],
     example: Tree = None,
 ) -> None:
-    """Record that a network was compared with what it was before a change that should leave it the
-    same function.
+    """Record a gate that compares a network before and after a change that should keep its
+    function.
 
-    A network may make so much of the rounding of float32 that nothing else shows. Then `change`,
-    which is given a network to change in place and an example of its inputs, is done in float64.
+    Some networks amplify the rounding of float32 beyond the tolerance. Then `change`, which takes a
+    network to change in place and an example of its inputs, is repeated in float64.
     """
     largest = difference(before, after, images)
     tolerance = 1e-3

@@ -1,4 +1,4 @@
-"""Put a network into training or eval mode, sooner than nn.Module does."""
+"""Put a network into training or eval mode, faster than nn.Module does."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from torch import nn
 
 
 def in_mode(model: nn.Module, training: bool = False) -> nn.Module:
-    """Do what model.train(training) does, and return the model; layers that do more than to take
-    note of it do so.
+    """Do the same as model.train(training), and return the model.
+
+    A network with layers that override train() or eval() is left to these methods.
     """
     modules = [model]
     seen = {model}
-    for module in modules:  # the list grows meanwhile; faster than model.modules()
+    for module in modules:  # the list grows during the loop; faster than model.modules()
         for layer in module._modules.values():
             if layer is not None and layer not in seen:
                 seen.add(layer)

@@ -1,8 +1,8 @@
-"""Smaller inputs, which show the same of a network's code in less time.
+"""Smaller inputs, which run the same code of a network in less time.
 
-Channels are coupled in the same way on a small image, so the trial of a cut runs on small images
-where the network takes them. The gate after the cut does so too, but only where the network's code
-reads nothing that could tell the size of a tensor (`SizesRead`); else it is shown the whole images.
+Channels are coupled in the same way on a small image, so trial cuts run on small images if the
+network accepts them. The gate after the cut does so too, but only if the network's code reads
+nothing that could reveal the size of a tensor (`SizesRead`). Otherwise it uses the whole images.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from ..trees import Tree
 
 SMALL = 64  # pixels
-# what code may read of a tensor without learning its size
+# attributes of a tensor that do not reveal its size
 SIZELESS: set[Any] = {
     Tensor.dim,
     Tensor.ndimension,
@@ -30,7 +30,7 @@ SIZELESS: set[Any] = {
 
 
 def smaller(example: Tree) -> Tensor | None:
-    """Return a corner of larger images (n c h w); None where the input is something else, or small already.
+    """Return a corner of large images (n c h w), None if the input is not images or already small.
 
     >>> import torch
     >>> smaller(torch.zeros(1, 3, 224, 32)).shape
@@ -42,10 +42,10 @@ def smaller(example: Tree) -> Tensor | None:
 
 
 class SizesRead(TorchFunctionMode):
-    """Note whether code reads of any tensor what may depend on its size: anything that is not a tensor again.
+    """Record in `found` whether code reads from a tensor anything that may depend on its size.
 
-    Operations of PyTorch do to a small image what they do to a large one; only code that knows the
-    size can do otherwise.
+    This is any result that is not a tensor. PyTorch's operations treat small and large images
+    alike. Only code that knows the size can treat them differently.
     """
 
     def __init__(self) -> None:

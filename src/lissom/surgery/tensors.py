@@ -1,4 +1,4 @@
-"""Replace a tensor of a network by name, wherever it is used."""
+"""Replace a tensor of a network by name, in every layer that shares it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Owners = ByTensor[list[tuple[nn.Module, str]]]
 
 
 def owners_of(layers: Iterable[nn.Module]) -> Owners:
-    """Return which layers hold each parameter; more than one where they share it."""
+    """Return the layers that hold each parameter: several if they share it."""
     owners = Owners()
     for layer in dict.fromkeys(layers):
         for key, parameter in layer._parameters.items():
@@ -32,16 +32,16 @@ def replace(
     owners: Owners | None = None,
     layer: nn.Module | None = None,
 ) -> list[nn.Module]:
-    """Put `value` in the place of a parameter or buffer; layers that share a parameter go on
-    sharing it. Return these.
+    """Replace a parameter or buffer by `value`, and return the layers that hold it.
 
-    `buffer` says what a tensor is that the layer does not have yet. If many are replaced, `owners`
-    is what `owners_of` returned before the first, and `layer` the one that holds the tensor.
+    Layers that share a parameter still share the new one. `buffer` says whether a tensor that the
+    layer does not have yet becomes a buffer. To replace many tensors faster, pass `owners`, from
+    `owners_of` before the first replacement, and `layer`, which holds the tensor.
     """
     path, _, key = name.rpartition(".")
     layer = model.get_submodule(path) if layer is None else layer
     if buffer or (buffer is None and key in layer._buffers):
-        layer.register_buffer(key, value)  # saved from now on: what was cut has to be
+        layer.register_buffer(key, value)  # persistent, since a changed buffer must be saved
         return [layer]
     old = layer._parameters.get(key)
     fresh = nn.Parameter(
@@ -58,9 +58,7 @@ def replace(
 
 
 class Held:
-    """A network as it is, to which `restore` brings it back after cuts: classes, attributes,
-    tensors and their numbers.
-    """
+    """A snapshot of a network for `restore`: classes, attributes, tensors and their data."""
 
     OWN = ("_parameters", "_buffers", "_flat_weights")  # what `replace` changes in place
 
@@ -68,7 +66,7 @@ class Held:
         self.modules = []
         modules = list(model.modules())
         for module in modules:
-            if not isinstance(module, torch.jit.ScriptModule):  # of which nothing is cut
+            if not isinstance(module, torch.jit.ScriptModule):  # those are never cut
                 held = vars(module)
                 changing = {key: held[key].copy() for key in self.OWN if key in held}
                 self.modules.append((module, module.__class__, dict(held), changing))
@@ -78,13 +76,13 @@ class Held:
         self.numbers = [(t, t.data) for t in tensors if t is not None]
 
     def with_numbers(self) -> Held:
-        """Return the same with the numbers that the tensors hold now."""
+        """Return the same snapshot with the data that the tensors hold now."""
         now = copy.copy(self)
         now.numbers = [(tensor, tensor.data) for tensor, _ in self.numbers]
         return now
 
     def restore(self) -> None:
-        """Bring the network back; what was computed in place stays."""
+        """Restore the network. Changes made in place to the tensors' data are not undone."""
         for module, kind, attributes, changing in self.modules:
             if module.__class__ is not kind:
                 module.__class__ = kind
@@ -98,10 +96,10 @@ class Held:
 
 
 def match_widths(layer: nn.Module) -> None:
-    """Make the widths that a layer states agree with the shapes of its tensors."""
+    """Set a layer's width attributes, such as out_channels, to the shapes of its tensors."""
     if isinstance(layer, nn.modules.conv._ConvNd):
         first, second = layer.weight.shape[:2]
-        # depthwise: a group for each channel that is left
+        # depthwise: one group for each remaining channel
         if layer.in_channels == layer.groups > 1:
             layer.groups = (
                 first if layer.transposed else first // (layer.out_channels // layer.groups)

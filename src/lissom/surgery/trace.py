@@ -1,4 +1,4 @@
-"""Record the operations of one real forward pass, whatever Python code makes them."""
+"""Record the operations of one real forward pass, whatever Python code runs them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .small import SizesRead
 
 @dataclass(frozen=True)
 class Op:
-    """One aten operation: its arguments as they were, and what it returned."""
+    """One aten operation: its arguments and its result."""
 
     func: Any
     args: tuple[Any, ...]
@@ -38,7 +38,7 @@ class Op:
 
     @property
     def flips(self) -> bool:
-        """Whether it exchanges the axes of a matrix."""
+        """Whether it transposes a matrix."""
         if self.name in ("transpose", "permute"):
             x = self.args[0]
             return x.ndim == 2 and 1 not in x.shape and self.outputs[0].stride() == x.stride()[::-1]
@@ -55,25 +55,25 @@ class Op:
 
 @dataclass
 class Trace:
-    """The operations of a forward pass, in order. Tensors are kept alive, so that their ids stay theirs."""
+    """The operations of a forward pass, in order. Tensors are kept alive, so no id is used twice."""
 
     inputs: tuple[Tensor, ...]
     ops: list[Op] = field(default_factory=list)
     outputs: tuple[Tensor, ...] = ()
     names: ByTensor[str] = field(default_factory=ByTensor)  # a parameter or buffer -> its name
-    buffers: set[str] = field(default_factory=set)  # the names of those that are no parameters
-    # module -> what it returned last, where that is a tensor
+    buffers: set[str] = field(default_factory=set)  # the names of the buffers
+    # module -> its last output, if that is a tensor
     returned: dict[str, Tensor] = field(default_factory=dict)
-    # whether the network's code may do something else with an image of another size
+    # whether the network's code may behave differently for an image of another size
     sized: bool = False
 
     def uses(self) -> Counter[Tensor]:
-        """Return how often each tensor is read, being returned counted as a reading."""
+        """Return how often each tensor is read. Being returned counts as a read."""
         return Counter(chain(*(op.inputs() for op in self.ops), self.outputs))
 
     def decides(self) -> bool:
-        """Return whether floats decide something that is read later: an integer, a boolean or a
-        number of Python's.
+        """Return whether an integer, boolean or Python number that is used later is computed from
+        floats.
         """
         read = self.uses()
         return any(
@@ -84,7 +84,7 @@ class Trace:
         )
 
     def products(self) -> Iterator[tuple[str, Tensor, Op]]:
-        """Yield each convolution and each product of a linear layer, with the name of its weight and that."""
+        """Yield (name of the weight, weight, operation) of each convolution and linear layer."""
         transposed = ByTensor((op.outputs[0], op.args[0]) for op in self.ops if op.flips)
         for op in self.ops:
             if op.name in ("convolution", "linear"):
@@ -97,7 +97,7 @@ class Trace:
                 yield self.names[weight], weight, op
 
     def live(self) -> list[Op]:
-        """Return the operations that the outputs depend on; those that change a tensor in place all count."""
+        """Return the operations that the outputs depend on, and all that change a tensor in place."""
         wanted = set(self.outputs)
         operations = []
         for op in reversed(self.ops):
@@ -113,7 +113,7 @@ class _Recorder(TorchDispatchMode):
         self.trace = trace
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.is_inference_mode_enabled():  # there convolutions and the like come whole
+        if torch.is_inference_mode_enabled():  # which does not decompose convolutions and the like
             with self:
                 if (result := func.decompose(*args, **(kwargs or {}))) is not NotImplemented:
                     return result
@@ -125,8 +125,8 @@ class _Recorder(TorchDispatchMode):
 def traced(model: nn.Module, example: Tree, training: bool = False) -> Trace:
     """Run `model` in eval mode on the first item of `example` (n ...) and record its operations.
 
-    With `training`, in training mode on the first two: batch statistics need more than one. Running
-    statistics move.
+    With `training`, run it in training mode on the first two items, because batch statistics need
+    more than one. This changes running statistics.
     """
     inputs = copied(first(example, 1 + training))
     trace = Trace(tuple(tensors_in(inputs)))
@@ -139,13 +139,13 @@ def traced(model: nn.Module, example: Tree, training: bool = False) -> Trace:
     with ExitStack() as after:
         after.callback(_restored, modes)
         after.enter_context(decomposed(model))
-        # the others take no hooks, and show nothing of their code
+        # TorchScript modules take no hooks and hide their code
         seen = {m: n for m, n in modules.items() if not isinstance(m, torch.jit.ScriptModule)}
         trace.sized = len(seen) < len(modules)
         note = _note(trace, seen)
         after.callback(register_module_forward_hook(note).remove)
         for module in seen:
-            if module._forward_hooks:  # which may return something else, and are called later
+            if module._forward_hooks:  # they run after global hooks and may replace the output
                 after.callback(module.register_forward_hook(note).remove)
         in_mode(model, training)
         with torch.no_grad(), _Recorder(trace), SizesRead() as sizes:
@@ -156,8 +156,8 @@ def traced(model: nn.Module, example: Tree, training: bool = False) -> Trace:
 
 @contextmanager
 def decomposed(model: nn.Module) -> Iterator[None]:
-    """Let PyTorch run attention and LSTMs as the matrix products that they are made of, where it
-    has one operation.
+    """Make PyTorch run attention and LSTMs as separate matrix products instead of one fused
+    operation.
     """
     attention = torch.backends.mha.get_fastpath_enabled()
     recurrent = torch._C._get_mkldnn_enabled()

@@ -61,9 +61,7 @@ def own_data(spec: str, *, preprocess: str | None = None, classes: str | None = 
         view = preprocess_of(preprocess) if preprocess else Preprocess((), ())
         whole = dataset_split(parts["train"], view, f"data {spec}")
         parts["train"], parts["test"] = parted(whole, share=0.2, most=len(whole))
-        notes.append(
-            "one data set is all there is: a fifth of it, drawn once and for all, is the test set"
-        )
+        notes.append("only one data set was given: a fixed random fifth of it is the test set")
     number = named_classes(classes)
     data = Data.of_dataset(**parts, preprocess=preprocess, classes=number, name=name)
     mark = hashlib.sha256(f"{source} {data.fingerprint}".encode()).hexdigest()[:16]

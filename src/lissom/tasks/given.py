@@ -1,4 +1,4 @@
-"""The network that somebody brings: looked through to what was built, and copied."""
+"""A network passed by the user: unwrapped, checked and copied."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ COPYING = (
     "__getnewargs_ex__",
     "__new__",
     "__slots__",
-)  # by any of these a class of module may say how it wants to be copied
-ATOMS = {bool, int, float, str, type(None)}  # which a copy shares with the original
+)  # a module's class may define any of these to control how it is copied
+ATOMS = {bool, int, float, str, type(None)}  # immutable: a copy shares them with the original
 HOLDERS = (dict, OrderedDict, set, list)
 
 
 def network_of(model: object, where: str) -> nn.Module:
-    """Return the network itself where it was wrapped by torch.compile or for several GPUs; raise
-    where none can be had.
+    """Return the network inside the wrappers of torch.compile and (distributed) data parallel.
+
+    Raises LissomError if it is no nn.Module, is TorchScript, or has parameters without data.
     """
     if not isinstance(model, nn.Module):
         raise LissomError(
@@ -65,22 +66,25 @@ def network_of(model: object, where: str) -> nn.Module:
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:
-    """Return the type of a network's first floating-point weight."""
+    """Return the dtype of a network's first floating-point parameter, float32 if it has none."""
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
 def copied_network(model: nn.Module, where: str) -> nn.Module:
-    """Return a copy of a network in eval mode, or raise with the name of what cannot be copied."""
+    """Return a copy of a network in eval mode.
+
+    Raises LissomError with the name of the attribute that cannot be copied.
+    """
     try:
         return in_mode(copied_module(model, {}))
     except RuntimeError as error:
-        # tensors that somebody's own code has computed and keeps where nobody looks
+        # tensors with gradients that user code keeps inside its own objects
         raise LissomError(
             f"{where}: the network cannot be copied ({str(error).split('.')[0]}); "
             "where a layer keeps "
             "tensors that it computed, remove these first"
         ) from None
-    except Exception as error:  # whatever attributes raise that cannot be copied
+    except Exception as error:  # whatever an attribute raises when it is copied
         name = next((name for name in attributes(model) if not copies(model, name)), None)
         what = "the network" if name is None else f"the attribute '{name}' of the network"
         raise LissomError(
@@ -91,8 +95,9 @@ def copied_network(model: nn.Module, where: str) -> nn.Module:
 
 
 def copy_computed(kept: Tree, memo: dict[int, Any]) -> None:
-    """Copy what a layer computed and keeps, of which copy.deepcopy takes no copy: weights made by
-    hooks, caches.
+    """Copy the computed tensors that a layer keeps, such as weights made by hooks, and caches.
+
+    copy.deepcopy refuses tensors that are no leaves of the autograd graph. `memo` gets the copies.
     """
     for tensor in tensors_in(kept):
         if not tensor.is_leaf and id(tensor) not in memo:
@@ -100,9 +105,9 @@ def copy_computed(kept: Tree, memo: dict[int, Any]) -> None:
 
 
 def copied_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """Return what copy.deepcopy makes of a module, sooner: that looks at length at each of many attributes.
+    """Return a deep copy of a module. Faster than copy.deepcopy, which inspects every attribute.
 
-    `memo` maps ids of what was copied to the copies, as that of copy.deepcopy does.
+    `memo` maps the ids of copied objects to the copies, like that of copy.deepcopy.
     """
     kind = type(module)
     if (
@@ -135,7 +140,7 @@ def copied_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def attributes(model: nn.Module) -> list[str]:
-    """Return the names of what modules keep beside their tensors and layers."""
+    """Return the names of attributes of modules other than tensors and layers."""
     return [
         f"{path}.{name}".lstrip(".")
         for path, layer in model.named_modules()

@@ -67,7 +67,7 @@ def labelled_by(model: nn.Module, data: Data, kind: Kind, name: str, kind_text: 
     labelled = data.labelled_by(answers)
     if len(labelled.test.labels.unique()) < 2:
         labelled.notes.append(
-            f"{name} gives all pictures to be tested on one answer, so that fidelity says "
-            "little: is it trained, and does it see them as it was?"
+            f"{name} gives the same answer for all test images, so fidelity says little: is it "
+            "trained, and is the preprocessing that of its training?"
         )
     return replace(labelled, classes=tuple(map(str, range(wide))))

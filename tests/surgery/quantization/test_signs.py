@@ -66,7 +66,9 @@ def test_the_layer_reads_both_signs_in_training_too() -> None:
 
 def test_a_relu_that_others_read_too_is_refused() -> None:
     net = factory("resnet8")(num_classes=4).eval()
-    with pytest.raises(LissomError, match=r"blocks\.0\.conv1 reads is never negative.*inputs=1"):
+    with pytest.raises(
+        LissomError, match=r"inputs of blocks\.0\.conv1 are never negative.*inputs=1"
+    ):
         apply("quantize('binary', 'binary')", net, images(1), images())
     apply("quantize('binary', 1)", net, images(1), images())
 

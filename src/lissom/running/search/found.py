@@ -135,9 +135,9 @@ def search(
         try:
             searching.search()
         except KeyboardInterrupt:
-            say("interrupted: what there is by now is measured; once more ends at once")
+            say("interrupted: the results so far are measured; interrupt again to stop at once")
         except TimeIsUp:
-            say("the time is up; a network was still learning, and is left")
+            say("the time is up; the network that was still training is left out")
 
     def run(outcome: Outcome) -> list[dict[str, Any]]:
         return run_recipes(

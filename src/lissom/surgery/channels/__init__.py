@@ -1,1 +1,1 @@
-"""Channels: which belong together, which can go, and how they are cut out."""
+"""Channels: which must be removed together, which can be removed, and how to slice them out."""

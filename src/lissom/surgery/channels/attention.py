@@ -1,4 +1,4 @@
-"""Attention with fewer heads than its width would hold."""
+"""Attention whose heads are fewer than embed_dim / head_dim, because some were pruned."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from torch import Tensor, nn
 
 from .groups import Group
 
-# what networks call the number of heads, and the width of all heads together
+# attributes in which networks keep the number of heads, and the total width of all heads
 HEADS = ("num_heads", "n_heads", "heads", "num_attention_heads", "n_head", "nhead")
 WIDTHS = ("attn_dim", "all_head_size", "all_head_dim", "inner_dim", "attention_dim")
 
 
 class HeadAttention(nn.MultiheadAttention):
-    """Multi-head attention on its own input, of which some heads were cut out; made by changing a
-    layer's class.
+    """Multi-head self-attention from which heads were pruned. Made by changing a layer's class.
 
-    PyTorch's own forward takes the width of all heads for that of the input. Here `num_heads`
-    counts the heads that are left, of `head_dim` each: in_proj_weight (3 * heads * head_dim,
+    PyTorch's forward assumes that all heads together are as wide as the input. Here `num_heads`
+    counts the remaining heads, each `head_dim` wide: in_proj_weight (3 * heads * head_dim,
     embed_dim), out_proj (embed_dim, heads * head_dim).
     """
 
     @property
-    # nn.TransformerEncoderLayer would compute it by itself otherwise
+    # if it were True, nn.TransformerEncoderLayer would skip this forward and run its fused kernel
     def _qkv_same_embed_dim(self) -> bool:
         return False
 
@@ -69,7 +68,7 @@ class HeadAttention(nn.MultiheadAttention):
 def mask_of(
     q: Tensor, padding: Tensor | None, mask: Tensor | None, *, causal: bool
 ) -> Tensor | None:
-    """Return what is added to the products (n heads places places) of queries `q`, None for nothing."""
+    """Return the mask to add to the attention scores (n heads places places), or None."""
     if mask is None and causal:
         mask = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).triu(1)
     parts = []
@@ -87,7 +86,7 @@ def mask_of(
 
 
 def _added(mask: Tensor, like: Tensor) -> Tensor:
-    """Return a mask as numbers to add: True becomes minus infinity."""
+    """Return a mask as numbers to add to the scores: True becomes minus infinity."""
     return (
         torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill(
             mask, float("-inf")
@@ -98,10 +97,10 @@ def _added(mask: Tensor, like: Tensor) -> Tensor:
 
 
 def count_heads(layers: Mapping[str, nn.Module], group: Group, units: int) -> None:
-    """Tell the layers around a group, if its units may be heads, that `units` of them are left.
+    """Set the number of heads to `units` in the modules around a group whose units may be heads.
 
-    Attention written by hand keeps its number of heads as an attribute beside the layers that make
-    them. Whether that was all the code needed, a trial has to show.
+    Hand-written attention keeps its number of heads as an attribute of the module that holds the
+    projections. A trial then shows whether the module's code needed anything else.
     """
     for path in group.layers("out"):
         owner: Any = layers[path.rpartition(".")[0]]
@@ -117,16 +116,14 @@ def count_heads(layers: Mapping[str, nn.Module], group: Group, units: int) -> No
 
 
 def _plain(layer: nn.Module, name: str) -> Any:
-    """Return an attribute of a layer or its class, None if there is none; neither parameters nor
-    layers are looked at.
+    """Return an attribute of a layer or its class, None if there is none. Ignores parameters and
+    submodules.
     """
     return vars(layer).get(name, getattr(type(layer), name, None))
 
 
 def match_attention(layer: nn.MultiheadAttention) -> None:
-    """Change PyTorch's attention, of which heads or inputs were cut, to the class that can do with
-    what is left.
-    """
+    """Make PyTorch's attention a HeadAttention if heads or inputs were pruned from it."""
     weight = layer.in_proj_weight
     if weight is not None and tuple(weight.shape) != (3 * layer.embed_dim, layer.embed_dim):
         layer.num_heads = len(weight) // (3 * layer.head_dim)

@@ -1,4 +1,4 @@
-"""Label tensors and their axes: along which of them labels differ, and along which they merely repeat."""
+"""Axes of label tensors: along which axes labels differ, and along which they only repeat."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ def same(like: Tensor, label: int) -> Tensor:
 
 
 def varies(labels: Tensor, dim: int) -> bool:
-    """Return whether labels differ along an axis; one that is not there, counted from the last
-    (-1), does not.
-    """
+    """Return whether labels differ along an axis. False if a negative `dim` names no axis."""
     if -dim > labels.ndim or labels.shape[dim] <= 1 or labels.stride(dim) == 0:
         return False
     return not torch.equal(labels, labels.narrow(dim, 0, 1).expand_as(labels))
 
 
 def thin(*labels: Tensor) -> tuple[Tensor, ...]:
-    """Drop from label tensors of one shape the axes along which each merely repeats."""
+    """Shorten label tensors of one shape to length 1 along axes where all of them only repeat."""
     for dim in range(labels[0].ndim):
         if all(t.stride(dim) == 0 for t in labels):
-            # none may be there, as of boxes
+            # the axis may be empty, such as that of detected boxes
             labels = tuple(t.narrow(dim, 0, min(1, t.shape[dim])) for t in labels)
     return labels

@@ -1,9 +1,9 @@
-"""What a cut costs and saves, known before it is made: parameters, multiply-adds, and the widths
-that meet a budget.
+"""The cost of a network at given widths, in parameters or multiply-adds, and the widths that meet a
+budget.
 
-Each group offers its widths, multiple by multiple. The chunks between them are put in order and
-taken until the cost is nearest to the budget. What a network costs at given widths is computed from
-shapes, so nothing is cut to find out.
+Each group has a list of allowed widths. The steps from one width to the next are sorted and taken
+in order until the cost is nearest to the budget. The cost is computed from shapes, without cutting
+anything.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .choose import lowest
 from .groups import Group
 from .slice import Cut
 
-Cost = Callable[[Sequence[int]], float]  # of a network that keeps so many units of each group
+Cost = Callable[[Sequence[int]], float]  # units kept of each group -> cost of the network
 
 
 @dataclass(frozen=True)
 class WidthStep:
-    """A step downwards: group `group` goes on to keep `width` units; the least `score` goes first."""
+    """A step that narrows group `group` to `width` units. Steps of the lowest `score` come first."""
 
     score: float
     group: int
@@ -55,12 +55,12 @@ class Shapes:
         return tuple(shape)
 
     def share(self, name: str, widths: Sequence[int]) -> float:
-        """Return what is left of a parameter, 1 for all of it."""
+        """Return the fraction of a parameter's elements that remains, in 0..1."""
         return math.prod(self.shape(name, widths)) / max(1, math.prod(self.full[name]))
 
 
 def cost_of(of: str, model: nn.Module, groups: Sequence[Group], example: Tensor) -> Cost:
-    """Return what a network costs that keeps so many units of each group, in channels, params or macs."""
+    """Return a function from the units kept of each group to the cost: channels, params or macs."""
     if of == "channels":
         return lambda widths: float(sum(widths))
     shapes = Shapes(model, groups)
@@ -72,7 +72,7 @@ def cost_of(of: str, model: nn.Module, groups: Sequence[Group], example: Tensor)
             for name, n in weight_macs(traced(model, example)).items()
             if name in shapes.full
         }
-        # products of activations
+        # matrix products of activations, which no parameter takes part in
         weights[""] = layer_macs(model, example)[""] - sum(weights.values())
     fixed = sum(cost for name, cost in weights.items() if name not in shapes.lost)
     cut = [(name, cost) for name, cost in weights.items() if name in shapes.lost]
@@ -80,11 +80,11 @@ def cost_of(of: str, model: nn.Module, groups: Sequence[Group], example: Tensor)
 
 
 def widths_of(group: Group, multiple: int, floor: float) -> list[int]:
-    """Return the numbers of units that a group may keep, all of them first.
+    """Return the numbers of units that a group may keep, in descending order from all of them.
 
-    They are multiples of what makes every layer keep a multiple of `multiple` channels, at least
-    one such and at least `floor` of the units; a group that is not wider than one such is left
-    whole.
+    Each is a multiple of the group's step, so that every layer keeps a multiple of `multiple`
+    channels. The smallest is at least one step and at least the fraction `floor` of the units. A
+    group that is no wider than one step may only keep all its units.
 
     >>> widths_of(Group("", 20), 8, 0.1), widths_of(Group("", 6), 8, 0.1)
     ([20, 16, 8], [6])
@@ -101,12 +101,12 @@ def width_steps_of(
     scope: str,
     cost: Cost | None = None,
 ) -> list[WidthStep]:
-    """Return the steps downwards of all groups in the order in which they are taken, the least
-    important first.
+    """Return the steps of all groups in the order in which they are taken, least important first.
 
-    With scope="global" the mean score of the units lost decides, or with `cost` their sum over the
-    cost that goes; with "local" the share that its group has lost by then, so that all groups
-    shrink alike; with "isomorphic" its rank among the groups of the same kind.
+    With scope="global", steps are ranked by the mean score of the units they remove or, if `cost`
+    is set, by the sum of these scores over the cost saved. With "local", they are ranked by the
+    share that the group has lost by then, so all groups shrink alike. With "isomorphic", they are
+    ranked among the groups of the same kind.
     """
     steps = []
     for k, allowed in enumerate(widths):
@@ -120,7 +120,7 @@ def width_steps_of(
                 if cost is not None:
                     whole = [w[0] for w in widths]
                     score *= (before - after) / _saved(cost, whole, k, before, after)
-            least = max(least, score)  # a group loses its chunks in order
+            least = max(least, score)  # keeps the steps of a group in order
             steps.append(WidthStep(least, k, after))
     steps.sort(key=lambda c: (c.score, c.group, -c.width))
     if scope == "isomorphic":
@@ -129,7 +129,7 @@ def width_steps_of(
 
 
 def _saved(cost: Cost, start: list[int], k: int, before: int, after: int) -> float:
-    """Return what the cost falls by when group `k`, all others whole, goes from one width to another."""
+    """Return the cost saved by narrowing group `k` from one width to another, other groups whole."""
     high, low = (cost([*start[:k], width, *start[k + 1 :]]) for width in (before, after))
     return max(high - low, 1e-12)
 
@@ -137,7 +137,7 @@ def _saved(cost: Cost, start: list[int], k: int, before: int, after: int) -> flo
 def _by_kind(
     chunks: list[WidthStep], widths: Sequence[list[int]], groups: Sequence[Group]
 ) -> list[WidthStep]:
-    """Replace scores by the share of the channels of all groups of one kind that are lost with the chunk."""
+    """Replace the score of a step by the share of all units of its kind that are removed by then."""
     kinds = [kind_of(group) for group in groups]
     total = {
         kind: sum(w[0] for w, other in zip(widths, kinds, strict=True) if other == kind)
@@ -156,29 +156,27 @@ def _by_kind(
 
 
 def kind_of(group: Group) -> tuple[tuple[str, int, int, int], ...]:
-    """Return what groups of the same kind have in common: how many tensors of which role, axis and
-    rank they hold.
-    """
+    """Return the kind of a group: the role, axis, rank and indices per unit of each of its tensors."""
     marks = [(m.role, m.axis, m.unit.ndim, len(m.unit) // group.size) for m in group.members]
     return tuple(sorted(marks))
 
 
 @dataclass
 class WidthSearch:
-    """The widths that a network can be cut to: `steps` are taken in order until `cost` is what is wanted."""
+    """The widths that a network can be pruned to. `steps` are taken in order until `cost` fits."""
 
     groups: list[Group]
     scores: list[Tensor]
     widths: list[list[int]]
     steps: list[WidthStep]
     cost: Cost
-    rounds: bool = False  # as `Groups` has it
+    rounds: bool = False  # this and the next two are those of `Groups`
     decides: bool = True
     sized: bool = True
 
     @property
     def full(self) -> list[int]:
-        """Return the widths as they are."""
+        """Return the widths of the uncut network."""
         return [group.size for group in self.groups]
 
     @property
@@ -187,18 +185,18 @@ class WidthSearch:
         return self.removed([allowed[-1] for allowed in self.widths])
 
     def removed(self, widths: Sequence[int]) -> float:
-        """Return the fraction of the cost that is gone at these widths."""
+        """Return the fraction of the cost that is removed at these widths."""
         return 1 - self.cost(widths) / self.cost(self.full)
 
     def widths_for(self, amount: float) -> list[int]:
-        """Return the widths, taking steps in order, at which the fraction removed comes nearest to `amount`.
+        """Return the widths at which the fraction of the cost removed is nearest to `amount`.
 
-        Where the last step is a large one, some that rank next to it are taken or put back in its
-        place.
+        Steps are taken in order. If the last one is too coarse, groups that rank near it are
+        narrowed or widened by one allowed width as long as this brings the fraction nearer.
         """
         low = 0
         high = len(self.steps)
-        while high - low > 1:  # what is removed grows with every step
+        while high - low > 1:  # the fraction removed grows with every step
             middle = (low + high) // 2
             low, high = (
                 (middle, high) if self.removed(self._after(middle)) <= amount else (low, middle)
@@ -220,7 +218,7 @@ class WidthSearch:
         return widths
 
     def _beside(self, widths: Sequence[int], k: int) -> list[list[int]]:
-        """Return the widths with one multiple more or less in group `k`."""
+        """Return the widths with group `k` one allowed width wider or narrower."""
         place = self.widths[k].index(widths[k])
         return [
             [*widths[:k], self.widths[k][p], *widths[k + 1 :]]
@@ -229,20 +227,23 @@ class WidthSearch:
         ]
 
     def uniform_widths(self, amount: float) -> list[int]:
-        """Return for each group the allowed width nearest to the same share of it; of two the larger."""
+        """Return for each group the allowed width nearest to the fraction 1 - amount of its units.
+
+        If two widths are equally near, the larger one is taken.
+        """
         return [
             min(allowed, key=lambda w: (abs(w - (1 - amount) * allowed[0]), -w))
             for allowed in self.widths
         ]
 
     def resolution(self, widths: Sequence[int]) -> float:
-        """Return by how much the fraction changes at most when one group keeps one multiple less or more."""
+        """Return the largest change of the fraction removed when one group moves by one width."""
         here = self.removed(widths)
         neighbours = chain.from_iterable(self._beside(widths, k) for k in range(len(widths)))
         return max((abs(self.removed(other) - here) for other in neighbours), default=0.0)
 
     def cut(self, widths: Sequence[int]) -> Cut:
-        """Return which units go so that these widths stay: those of the lowest scores."""
+        """Return the units to remove to reach these widths: those of the lowest scores."""
         return [
             (group, lowest(score, group.size - width, group.blocks))
             for group, score, width in zip(self.groups, self.scores, widths, strict=True)

@@ -9,12 +9,15 @@ from ...errors import LissomError
 
 
 def lowest(scores: Tensor, count: int, blocks: list[Tensor] | None = None) -> Tensor:
-    """Return a boolean that marks the `count` units of lowest score; of equal ones the last.
+    """Return a boolean mask of the `count` units of lowest score. Of equal scores the last go
+    first.
 
-    Each of `blocks` holds the block of every unit; every block of it keeps the same number. One
-    such list is a choice for each block. Several, as where a grouped convolution feeds another
-    through a shuffle, are the linear
-    programme  maximise sum of kept scores, so many kept in each block,  solved exactly by HiGHS.
+    Each tensor in `blocks` holds the block of every unit, and all its blocks keep the same number.
+    With one tensor, units are chosen block by block. With several, as when a grouped convolution
+    feeds another through a shuffle, HiGHS solves the integer
+    programme  maximise the sum of kept scores, equal counts kept in each block,  exactly.
+
+    Raises LissomError if no choice keeps equal counts.
 
     >>> lowest(torch.tensor([3., 1., 2., 0.]), 2).tolist()
     [False, True, False, True]

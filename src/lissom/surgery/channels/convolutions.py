@@ -1,4 +1,4 @@
-"""The rule of convolutions: they read the labels of their inputs and make new ones."""
+"""The rule of convolutions: they read the labels of their inputs and make new labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .refusals import computed, unknown
 
 
 def convolution(labels: Labels, op: Op) -> None:
-    """Read the labels of channels at axis 1 and make new ones; groups hold equal counts."""
+    """Read the labels of channels at axis 1 and make new ones. Groups must keep equal counts."""
     x, weight, bias, *_, transposed, _, groups = op.args[:9]
     name = labels.trace.names.get(weight)
     out = op.outputs[0]
@@ -29,7 +29,7 @@ def convolution(labels: Labels, op: Op) -> None:
         leaving = labels.fresh(out.shape[1], layer)
         labels.use(name, filters, "out", leaving)
         labels.use(name, readers, "in", entering)
-    elif x.shape[1] == groups:  # depthwise: what a channel makes goes with it
+    elif x.shape[1] == groups:  # depthwise: an input channel and its outputs are cut together
         leaving = entering.repeat_interleave(out.shape[1] // groups)
         labels.use(name, 0, "out", entering if transposed else leaving)
     else:
@@ -44,7 +44,7 @@ def convolution(labels: Labels, op: Op) -> None:
 
 
 def is_blur(labels: Labels, op: Op) -> bool:
-    """Return whether one constant filter runs over every channel."""
+    """Return whether a convolution applies the same constant filter to every channel."""
     x, weight = op.args[:2]
     groups = op.args[8]
     return (

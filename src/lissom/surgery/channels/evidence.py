@@ -1,4 +1,4 @@
-"""What scores look at: weights, and on demand gradients and activations on calibration images."""
+"""The inputs of importance scores: weights, and gradients and activations on calibration samples."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ...errors import LissomError
 from ..loss import Loss, cross_entropy
 from .groups import Group, layers_in
 
-# batches of images with labels, None where there are none
+# batches of samples and their labels, None if there are no labels
 Labelled = list[tuple[Tensor, Tensor | None]]
 
 
 @dataclass
 class Evidence:
-    """A network, its groups, and labelled images, measured once and only if a score asks."""
+    """A network, its groups, and labelled samples. Measured once, and only if a score needs it."""
 
     model: nn.Module
     groups: Iterable[Group]
@@ -31,22 +31,22 @@ class Evidence:
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        """The parameters and buffers by name, shared ones under each of their names."""
+        """The parameters and buffers by name. Shared ones appear under each of their names."""
         return dict(
             [*self.model.named_parameters(remove_duplicate=False), *self.model.named_buffers()]
         )
 
     @cached_property
     def draw(self) -> torch.Generator:
-        """The source of all chance."""
+        """The random generator of all scores."""
         return torch.Generator().manual_seed(self.seed)
 
     @cached_property
     def gates(self) -> dict[str, Tensor]:
-        """What a gate of 1 on each channel of a layer's output would get as gradient: layer ->
-        (images channels).
+        """The gradient of a gate of 1 on each channel of a layer's output: layer -> (samples
+        channels).
 
-        It is the sum over positions of activation times gradient, for each image by itself.
+        It is the sum over positions of activation times gradient, separately for each sample.
         """
         slopes: dict[str, list[Tensor]] = {}
         for images, labels in self._batches():
@@ -65,7 +65,7 @@ class Evidence:
             with self._hooked(gated), torch.enable_grad():
                 outputs = self.model(images)
                 if not gates:
-                    continue  # every layer is called by its weights alone; `of` says so
+                    continue  # no layer was called as a module; `of` raises the error
                 loss = self.loss(images, labels, outputs) * len(images)
                 for name, slope in zip(
                     gates, torch.autograd.grad(loss, list(gates.values())), strict=True
@@ -92,11 +92,12 @@ class Evidence:
         return {name: torch.stack(parts).mean(0) for name, parts in means.items()}
 
     def of(self, group: Group, measured: dict[str, Tensor], where: str) -> Tensor:
-        """Return what was measured at a group's layers, summed over what holds a unit: (... units).
+        """Return the measurements at a group's layers, summed over the channels of a unit: (...
+        units).
 
-        Measured where channels leave: after the normalisation if there is one, else at the layer
-        that makes them. Before a batch-norm it would say nothing: weight times gradient of a filter
-        sums to 0 there.
+        They are taken after the normalisation if there is one, else at the layer that makes the
+        channels. Before a batch-norm, weight times gradient of a filter always sums to 0. Raises
+        LissomError if a layer was not measured.
         """
         role = "scale" if group.layers("scale") else "out"
         total = None
@@ -107,11 +108,9 @@ class Evidence:
             unit = member.unit.flatten()
             if values is None or values.shape[-1] % len(unit):
                 raise LissomError(
-                    f"{where}: {member.layer or 'the network'} was not called as a "
-                    "module that returns its "
-                    'channels alone, so nothing was measured there; by="l1" needs '
-                    "weights alone, and "
-                    f"keep='{member.layer}' leaves it whole"
+                    f"{where}: {member.layer or 'the network'} was not called as a module that "
+                    "returns only its channels, so nothing was measured there; "
+                    f"by=\"l1\" needs only weights, and keep='{member.layer}' leaves it whole"
                 )
             if values.shape[-1] != len(unit):
                 unit = unit.repeat_interleave(values.shape[-1] // len(unit))
@@ -130,13 +129,13 @@ class Evidence:
         return batches
 
     def _hooked(self, call: Callable[[str, nn.Module, Tensor], Any]) -> ExitStack:
-        """Call on the output of every layer that makes or scales channels, while the context lasts."""
+        """Return a context that passes the output of each layer of the groups to `call`."""
         hooks = ExitStack()
         self.model.eval()
         for name in layers_in(self.groups, "out", "scale"):
             layer = self.model.get_submodule(name)
             if sum(p.ndim > 1 for p in layer.parameters()) > 1:
-                continue  # what it returns need not be what one of its weights makes
+                continue  # with several weights it is unclear which of them makes the output
 
             def hook(module: nn.Module, _: Any, out: Any, name: str = name) -> Any:
                 return call(name, module, out) if isinstance(out, Tensor) else None
@@ -146,5 +145,5 @@ class Evidence:
 
 
 def channel_axis(layer: nn.Module, out: Tensor) -> int:
-    """Return the axis of channels in what a layer puts out: the last for linear layers, else the second."""
+    """Return the channel axis of a layer's output: the last for linear layers, else the second."""
     return out.ndim - 1 if isinstance(layer, nn.Linear) else 1

@@ -1,6 +1,4 @@
-"""What the scores that look at filters share: one number for each filter, averaged over the layers
-that make a channel.
-"""
+"""Scores of filters: one number for each filter, averaged over the layers that make a channel."""
 
 from __future__ import annotations
 
@@ -14,8 +12,8 @@ from .groups import Group
 
 
 def averaged(group: Group, evidence: Evidence, value: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the mean over layers of `value`, which maps filters (units numbers) to a number for
-    each unit.
+    """Return the mean over layers of `value`, which maps filters (units numbers) to a score per
+    unit.
     """
     total = torch.zeros(group.size)
     makers = [m for m in group.members if m.role == "out"]
@@ -26,7 +24,7 @@ def averaged(group: Group, evidence: Evidence, value: Callable[[Tensor], Tensor]
 
 
 def relative(group: Group, evidence: Evidence, value: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the same with `value` divided by its mean over the units, so that layers can be compared."""
+    """Return `averaged` with `value` divided by its mean over the units, to make layers comparable."""
 
     def over_mean(rows: Tensor) -> Tensor:
         values = value(rows)
@@ -36,12 +34,12 @@ def relative(group: Group, evidence: Evidence, value: Callable[[Tensor], Tensor]
 
 
 def stacked(rows: Tensor, unit: Tensor, size: int) -> Tensor:
-    """Return the filters of each unit (size numbers), those of one unit in a row beside each other."""
+    """Return the filters of each unit (size numbers). Filters of the same unit are concatenated."""
     if len(unit) == size and bool((unit == torch.arange(size, device=unit.device)).all()):
         return rows
     counts = unit.bincount(minlength=size)
     order = unit.argsort(stable=True)
     if bool((counts == counts[0]).all()):
         return rows[order].reshape(size, -1)
-    # units that hold different numbers are compared by their first
+    # units with different numbers of filters are compared by their first filter
     return rows[order[counts.cumsum(0) - counts]]

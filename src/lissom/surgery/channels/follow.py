@@ -1,9 +1,9 @@
-"""Follow channels through a network: run its operations on labels in place of numbers.
+"""Follow channels through a network: run its operations on labels instead of numbers.
 
-Moving data moves labels; adding two activations declares their labels equal; a convolution or
-linear layer reads the labels of its inputs and makes new ones; whatever mixes channels declares
-those equal that it mixes. An operation that is not known makes everything that enters and leaves it
-uncuttable, with the reason: an unknown is never guessed.
+An operation that moves data moves labels. Adding two activations declares their labels equal. A
+convolution or linear layer reads the labels of its inputs and makes new labels. An operation that
+mixes channels declares their labels equal. The inputs and outputs of an unknown operation cannot be
+cut, and the reason is recorded: nothing is guessed.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from .rules import RULES
 def labels_of(
     model: nn.Module, example: Tensor, tied: Iterable[str] = (), training: bool = False
 ) -> Labels:
-    """Return the labels of a network's channels, seen in a forward pass on `example` (n ...).
+    """Return the labels of a network's channels, traced in a forward pass on `example` (n ...).
 
-    `tied` names layers whose outputs, where they are split into equal parts, lose the same of each
-    part. With `training`, what the network does in training counts as well, auxiliary heads for
-    one.
+    If the output of a layer in `tied` is split into equal parts, each part loses the same channels.
+    With `training`, a second pass in training mode is followed too, for auxiliary heads and the
+    like.
     """
     labels = Labels(tied)
     for mode in (True, False) if training else (False,):
@@ -64,22 +64,25 @@ def follow(labels: Labels) -> None:
 
 
 def run_on_labels(labels: Labels, op: Op) -> None:
-    """Do to labels what an operation does to numbers."""
+    """Apply the rule of an operation to labels."""
     if is_parameter_view(labels, op):
         return
     label_constants(labels, op)
     single = op.name in MOVES or op.name in VIEWS or op.name in POINTWISE
-    # constants carry none
+    # constants have no labels
     if any(t in labels for t in op.inputs()) or (single and maps_vector(labels, op)):
         try:
             RULES.get(op.name, unknown)(labels, op)
         except (RuntimeError, LookupError, ValueError):
-            # an operation in a form that its rule does not foresee
+            # the rule does not cover this form of the operation
             unknown(labels, op)
 
 
 def is_parameter_view(labels: Labels, op: Op) -> bool:
-    """Note what is still a parameter, in another type or shape; vectors are followed as activations are."""
+    """Record an output that is still a parameter, only cast, transposed or reshaped.
+
+    Return whether that is all there is to do. Vectors are followed further, like activations.
+    """
     place = derived(labels.weights, op)
     if place is None:
         return False
@@ -94,9 +97,7 @@ def is_parameter_view(labels: Labels, op: Op) -> bool:
 
 
 def label_constants(labels: Labels, op: Op) -> None:
-    """Label what no layer makes: a constant that a linear layer reads, and a table of which rows
-    are looked up.
-    """
+    """Label tensors that no layer makes: constants that a linear layer reads, and lookup tables."""
     if op.name in ("addmm", "mm", "linear"):
         x, weight = op.args[1:] if op.name == "addmm" else op.args[:2]
         if x not in labels and weight in labels.weights:
@@ -110,7 +111,7 @@ def label_constants(labels: Labels, op: Op) -> None:
 
 
 def maps_vector(labels: Labels, op: Op) -> bool:
-    """Return whether an operation moves or maps a parameter with one number for each channel."""
+    """Return whether an operation has vector parameters as inputs, and all of them have labels."""
     names = labels.trace.names
     vectors = [t for t in op.inputs() if t in names and sum(n > 1 for n in t.shape) == 1]
     return bool(vectors) and all(labels.find(t) is not None for t in vectors)

@@ -1,4 +1,4 @@
-"""Channels that are cut together: the groups of a network, each of which loses whole units."""
+"""Groups of coupled channels. Each group loses whole units."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from .labels import Labels, Use
 
 @dataclass
 class Member:
-    """A use within a group: `unit`, of the shape of the use's labels, holds the unit of each index,
-    or -1 for none.
+    """An axis of a tensor that takes part in a group.
+
+    `unit`, of the shape of the use's labels, holds the unit of each index, -1 for none.
     """
 
     tensor: str
@@ -34,16 +35,17 @@ class Member:
 
     @cached_property
     def count(self) -> int:
-        """How many indices hold a unit."""
+        """The number of indices that belong to a unit."""
         return int((self.unit >= 0).sum())
 
     def slices(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the numbers (k numbers) along the axis and the unit (k) of each, those of no unit
-        left out.
+        """Return the slices of `weight` along the axis (k numbers) and the unit of each (k).
+
+        Slices that belong to no unit are left out.
         """
         if self.unit.ndim == 1:
             flat = weight.movedim(self.axis, 0).reshape(len(self.unit), -1)
-        else:  # the blocks of the first axis hold different units each
+        else:  # each block of the first axis holds its own units
             blocks, each = self.unit.shape
             flat = (
                 weight.reshape(blocks, -1, each, math.prod(weight.shape[2:]))
@@ -58,11 +60,11 @@ class Member:
 
 @dataclass(eq=False)
 class Group:
-    """Channels that the same layers make and read. `size` units can each be cut without the others.
+    """Channels that the same layers make and read. Each of its `size` units can be cut by itself.
 
-    `blocks` holds for each unit the block that it lies in; every block must keep the same number.
-    `widths` are the layers, named in place of a tensor, that state a number of channels and have no
-    tensor to cut.
+    Each tensor in `blocks` holds the block of every unit. All blocks must keep the same number.
+    `widths` are layers that have a number of channels but no tensor to cut. Their `tensor` is the
+    name of the layer.
     """
 
     name: str
@@ -72,12 +74,12 @@ class Group:
     widths: list[Member] = field(default_factory=list)
 
     def layers(self, role: str) -> list[str]:
-        """Return the layers whose tensors take part in a role: out, in, scale or vector."""
+        """Return the layers whose tensors have a role: out, in, scale or vector."""
         return list(dict.fromkeys(m.layer for m in self.members if m.role == role))
 
     def step(self, multiple: int) -> int:
-        """Return of how many units the number kept is a multiple, so that every layer keeps a
-        multiple of channels.
+        """Return the step in units: each layer keeps a multiple of `multiple` channels if the
+        units kept are a multiple of the step.
         """
         steps = [int(blocks.max()) + 1 for blocks in self.blocks]
         for member in self.members:
@@ -87,7 +89,7 @@ class Group:
         return math.lcm(*steps) if self.members else multiple
 
     def sums(self, tensors: Mapping[str, Tensor], roles: Iterable[str], power: int) -> Tensor:
-        """Return for each unit the sum of |w| ** power over the tensors of some roles, in float32."""
+        """Return the sum of |w| ** power over the tensors of these roles, per unit, in float32."""
         total = None
         for member in self.members:
             if member.role in roles and "running_" not in member.tensor:
@@ -100,7 +102,7 @@ class Group:
 
 
 def layers_in(groups: Iterable[Group], *roles: str) -> set[str]:
-    """Return the layers whose tensors take part in one of these roles in some group."""
+    """Return the layers whose tensors have one of these roles in some group."""
     layers = set[str]()
     for group in groups:
         for role in roles:
@@ -110,12 +112,13 @@ def layers_in(groups: Iterable[Group], *roles: str) -> set[str]:
 
 @dataclass
 class Groups:
-    """The groups of a network that can be cut, the layers left whole, with the reason, and those
-    split into equal parts.
+    """The groups of a network that can be cut.
 
-    `rounds` says that the forward itself rounds, to 16 bits say, so that cuts can be compared in
-    float64 only; `decides`, that it may decide something by its values, as which boxes to keep;
-    `sized`, that its code may do something else with an image of another size.
+    `left` maps layers that are left whole to the reason. `split` are the layers whose outputs are
+    split into equal parts. `rounds`: the forward itself rounds, for example to 16 bits, so that
+    cuts can only be compared in float64. `decides`: the forward may make decisions by its values,
+    such as which boxes to keep. `sized`: the code may behave differently for images of another
+    size.
     """
 
     free: list[Group]
@@ -132,17 +135,17 @@ class Groups:
 def groups_of(
     model: nn.Module, example: Tensor, tied: Iterable[str] = (), training: bool = False
 ) -> Groups:
-    """Find the groups of `model` from one forward pass of the first item of `example` (n c h w),
-    with `training` two.
+    """Return the groups of `model`, found in a forward pass on the first item of `example` (n c h
+    w).
 
-    The outputs of the layers in `tied`, where they are split into equal parts, lose the same of
-    each part.
+    With `training`, a second pass in training mode is followed too. If the output of a layer in
+    `tied` is split into equal parts, each part loses the same channels.
     """
     return grouped(labels_of(model, example, tied, training))
 
 
 def grouped(labels: Labels) -> Groups:
-    """Collect labels into groups: those that exactly the same tensors use, and that a layer makes."""
+    """Return the groups: labels that a layer makes and that exactly the same tensors use."""
     while True:
         root = labels.representatives()
         frozen = labels.frozen(root)
@@ -174,7 +177,7 @@ def grouped(labels: Labels) -> Groups:
 
 
 def _distinct(values: np.ndarray) -> np.ndarray:
-    """Return what np.unique does, sooner where values ascend already or are all one."""
+    """Return np.unique(values), faster if the values already ascend or are all equal."""
     flat = values.ravel()
     if (flat[1:] > flat[:-1]).all():
         return flat
@@ -187,7 +190,7 @@ def _collected(
     """Group the representatives by the set of uses that they occur in."""
     mark = np.zeros(len(root), np.uint64)
     has_maker = np.zeros_like(mark, bool)
-    rows: dict[tuple[bytes, tuple[int, ...]], np.ndarray] = {}  # many uses are of the same channels
+    rows: dict[tuple[bytes, tuple[int, ...]], np.ndarray] = {}  # many uses have the same channels
     keys = []
     for use in [*uses, *widths]:
         roots = root[use.labels.numpy()]
@@ -196,7 +199,7 @@ def _collected(
     distinct = {key: _distinct(roots) for key, roots in rows.items()}
     drawn = np.random.default_rng(0).integers(1, 2**63, len(uses), dtype=np.uint64)
     for use, key, number in zip(uses, keys, drawn, strict=False):
-        mark[distinct[key]] += number  # equal sums, equal sets of uses
+        mark[distinct[key]] += number  # equal sums mean equal sets of uses
         if use.role == "out":
             has_maker[distinct[key]] = True
     units = np.flatnonzero(has_maker & ~stays)
@@ -223,8 +226,9 @@ def _collected(
 def _parts(
     owners: np.ndarray, units: np.ndarray, shared: dict[tuple[bytes, tuple[int, ...]], Tensor]
 ) -> list[tuple[int, Tensor]]:
-    """Return for each group that owns some of the places its units there, -1 elsewhere; equal ones
-    are one tensor.
+    """Return each group found in `owners`, with its unit at each index (-1 if another group's).
+
+    Equal unit tensors are shared.
     """
     parts = []
     for k in _distinct(owners).tolist():
@@ -237,7 +241,7 @@ def _parts(
 
 
 def _name(groups: list[Group]) -> None:
-    """Call each group after its first layer; a layer that is split in parts makes several."""
+    """Name each group after its first layer. A layer may make several groups: they are numbered."""
     names: Counter[str] = Counter()
     for group in groups:
         maker = group.layers("out")[0]
@@ -246,9 +250,10 @@ def _name(groups: list[Group]) -> None:
 
 
 def _blocked(labels: Labels, free: list[Group], root: np.ndarray) -> bool:
-    """Give each group the blocks in which it must keep equal counts; tie what no single group can keep equal.
+    """Set the blocks in which each group must keep equal counts.
 
-    Returns whether something was tied, so that groups have to be collected anew.
+    If the blocks are not those of a single group, tie the channels at the same position of every
+    block. Return whether any were tied: the groups must then be collected again.
     """
     place: dict[int, tuple[int, int]] = {}
     for k, group in enumerate(free if labels.blocks else ()):
@@ -277,15 +282,16 @@ def _blocked(labels: Labels, free: list[Group], root: np.ndarray) -> bool:
                 group.blocks.append(where)
             continue
         if owners == {-1}:
-            continue  # nothing here can be cut
+            continue  # none of these channels can be cut
         labels.equal(channels.view(blocks, -1)[:1], channels.view(blocks, -1))
         tied = True
     return tied
 
 
 def _block_of(units: np.ndarray) -> Tensor | None:
-    """Return the block of each unit, given the units in each (blocks n); None unless each unit lies
-    in one alone.
+    """Return the block of each unit, given the units of each block (blocks n).
+
+    None unless each unit lies in one block only and all blocks hold equally many, at least two.
     """
     each = [np.unique(row, return_counts=True) for row in units]
     alike = {(len(members), tuple(np.unique(counts))) for members, counts in each}

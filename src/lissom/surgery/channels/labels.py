@@ -1,12 +1,12 @@
-"""Which channels of which tensors must be cut together: a notebook that the rules of operations write in.
+"""Labels of channels: a record of which channels of which tensors must be cut together.
 
-Every channel that a layer produces gets an integer label, and every tensor a tensor of labels of
-its own shape: an element holds the label of the channel it came from. Label 0 is what must not be
-cut. `follow.py` walks a recorded forward pass; `rules.py` lists what each operation does to labels.
+Every channel that a layer produces gets an integer label. Every tensor gets a label tensor of its
+own shape, in which each element holds the label of its channel. Label 0 marks channels that must
+not be cut. `follow.py` walks a recorded forward pass; `rules.py` maps each operation to its rule.
 
-The pass is recorded on one image (on two in training), and label tensors keep that batch axis: so
-an operation runs on labels with its recorded arguments, whatever axes they name. An axis along
-which labels only repeat has stride 0 and costs nothing.
+The pass is recorded on one sample (two in training), and label tensors keep that batch axis. So an
+operation runs on labels with its recorded arguments, whatever axes they name. An axis along which
+labels only repeat has stride 0 and costs nothing.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from ..by_tensor import ByTensor
 from ..trace import Trace
 from .axes import thin, varies
 
-# which axis of a parameter lies along each axis of what was made of it, None for length 1
+# for each axis of a reshaped parameter, the parameter's axis along it, None for length 1
 Axes = tuple[int | None, ...]
-Weight = tuple[str, Axes | None]  # a parameter or buffer and its axes, None where all are in place
+Weight = tuple[str, Axes | None]  # name of a parameter or buffer, and its axes, None if unchanged
 
 
 @dataclass(frozen=True)
 class Use:
     """One axis of a parameter or buffer along which channels lie, with the label of each index.
 
-    `role` is out (filters of a layer that makes channels), scale (that of a normalisation), vector
-    (biases, statistics and whatever else has one number for each channel) or in (what a layer
-    reads). `labels` is (n), or (blocks n) where the blocks of the first axis, the groups of a
-    convolution, hold different channels each.
+    `role` is out (filters of a layer that makes channels), scale (of a normalisation), vector
+    (biases, statistics and other tensors with one number per channel), in (input channels of a
+    layer) or width (the channels of a norm without tensors). `labels` is (n), or (blocks n) if the
+    blocks of the first axis, the groups of a convolution, each hold other channels.
     """
 
     tensor: str
@@ -46,10 +46,9 @@ class Use:
 
 
 class Labels:
-    """Labels of a network's channels: the uses of each, which are equal and which must stay, and why.
+    """Labels of a network's channels: their uses, which are equal, which must stay and why.
 
-    `tied` names layers whose outputs, where they are split into equal parts, lose the same of each
-    part.
+    If the output of a layer in `tied` is split into equal parts, each part loses the same channels.
     """
 
     def __init__(self, tied: Iterable[str] = ()) -> None:
@@ -57,12 +56,12 @@ class Labels:
         self.uses: list[Use] = []
         # (labels, blocks): each block must keep the same number of channels
         self.blocks: list[tuple[Tensor, int]] = []
-        # of instance norms that have no tensors, by the name of the layer
+        # instance norms without tensors, by the name of the layer
         self.widths: list[Use] = []
         self.left: dict[str, str] = {}  # layer -> why it is left whole
         self.split: set[str] = set()  # layers whose outputs are split into equal parts
         self._of = ByTensor[Tensor]()  # a tensor of the pass -> its labels
-        # parameters as they are, turned, or with axes of length 1
+        # parameters, also cast, transposed or reshaped by axes of length 1
         self.weights = ByTensor[Weight]()
         self.at: dict[str, Tensor] = {}  # layer -> labels of its output
         self.traces: list[Trace] = []
@@ -76,13 +75,13 @@ class Labels:
 
     @property
     def trace(self) -> Trace:
-        """The forward pass that is followed now, or was last."""
+        """The forward pass that was followed last, or is followed now."""
         return self.traces[-1]
 
-    # what rules use
+    # for rules
 
     def __getitem__(self, tensor: Tensor) -> Tensor:
-        """Return the labels of a tensor that has some, of its own shape."""
+        """Return the labels of a tensor, in its shape. Raises KeyError if it has none."""
         return self._of[tensor]
 
     def __setitem__(self, tensor: Tensor, labels: Tensor) -> None:
@@ -105,13 +104,13 @@ class Labels:
         return {self._makers[k][1] for k in np.unique(places) if k >= 0}
 
     def equal(self, one: Tensor, two: Tensor) -> None:
-        """Declare labels equal, element by element, broadcast against each other."""
+        """Declare two label tensors equal element by element, after broadcasting."""
         one, two = thin(*torch.broadcast_tensors(one, two))
         if not torch.equal(one, two):
             self._pairs.append((one.reshape(-1), two.reshape(-1)))
 
     def tie(self, labels: Tensor, dims: Iterable[int]) -> Tensor:
-        """Declare labels equal along `dims` and return them repeated along these."""
+        """Declare labels equal along `dims`, and return them expanded from the first along these."""
         dims = [dim for dim in dims if labels.stride(dim) and labels.shape[dim] > 1]
         if not dims:  # they repeat already
             return labels
@@ -122,17 +121,17 @@ class Labels:
         return first.expand_as(labels)
 
     def along(self, labels: Tensor, dim: int) -> Tensor:
-        """Declare labels equal along all axes but one, and return those that lie along it (n)."""
+        """Declare labels equal along all axes but `dim`, and return the labels along it (n)."""
         tied = self.tie(labels, [d for d in range(labels.ndim) if d != dim])
         return tied.movedim(dim, -1).flatten(0, -2)[0]
 
     def freeze(self, labels: Tensor, reason: str) -> None:
-        """Declare that channels must stay."""
+        """Declare that these channels must not be cut, with the reason."""
         self._frozen.append((thin(labels)[0].reshape(-1), reason))
 
     def use(self, tensor: str, axis: int, role: str, labels: Tensor) -> None:
-        """Note that channels lie along an axis of a parameter; one that is used twice holds the
-        same both times.
+        """Record that channels lie along an axis of a parameter. If it is already recorded, declare
+        both labels equal.
         """
         if (tensor, axis) in self._used:
             self.equal(self._used[tensor, axis], labels)
@@ -143,8 +142,8 @@ class Labels:
     def find(self, tensor: Tensor, like: Tensor | None = None) -> Tensor | None:
         """Return the labels of a tensor, None if it has none.
 
-        A parameter with one axis of channels gets labels of its own; `like` are the labels it
-        meets, which say along which axis the channels of a larger parameter lie.
+        A parameter with one axis of channels gets new labels. `like` are the labels of the
+        activation it meets: they show along which axis of a larger parameter its channels lie.
         """
         if tensor in self:
             return self[tensor]
@@ -164,14 +163,14 @@ class Labels:
         self[tensor] = row.view(shape).expand(tensor.shape)
         return self[tensor]
 
-    # the outcome
+    # results
 
     def representatives(self) -> np.ndarray:
-        """Return for each label the least label that is equal to it.
+        """Return for each label the smallest label that is equal to it.
 
         Labels are joined once, at the end, by SciPy's connected components: 0.2 s for a ResNet-50.
         """
-        # one number each: sorted sooner
+        # each pair as one number, which sorts faster
         pairs = [np.unique(a.numpy() * self.count + b.numpy()) for a, b in self._pairs]
         joined = np.divmod(np.concatenate(pairs) if pairs else np.zeros(0, int), self.count)
         graph = coo_array((np.ones(len(joined[0]), bool), joined), shape=(self.count, self.count))
@@ -183,9 +182,7 @@ class Labels:
         return torch.from_numpy(self.representatives())[labels]
 
     def frozen(self, root: np.ndarray) -> dict[int, str]:
-        """Return the representatives that must stay, with the reason; `root` is what
-        `representatives` returned.
-        """
+        """Return the labels that must stay, with the reason. `root` is from `representatives`."""
         reasons: dict[int, str] = {}
         for labels, reason in self._frozen:
             for label in np.unique(root[labels.numpy()]).tolist():

@@ -1,4 +1,4 @@
-"""Find the widths at which a network runs as fast as was asked, as measured where it will run."""
+"""Find the widths at which a network reaches a requested latency, measured on the target."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from ...trees import Tree
     from .budget import WidthSearch
 
-NEAR = 0.02  # of the latency: nearer than two measurements agree is chance
+NEAR = 0.02  # fraction of the latency: two measurements do not agree more closely than this
 TURNS = 8
 
 
 @dataclass(frozen=True)
 class MeasuredCut:
-    """How many units each group keeps, and what that does to the latency, by the table of layers
-    and as measured.
+    """The units each group keeps, and the latency removed: predicted by the layer table, and
+    measured.
     """
 
     widths: list[int]
@@ -35,7 +35,7 @@ class MeasuredCut:
 
 
 def reachable(search: WidthSearch, amount: float, where: str) -> None:
-    """Refuse what the table of layers says is far out of reach."""
+    """Raise LissomError if `amount` is far more than the layer table says can be removed."""
     if amount > search.max_removed + 0.1:
         raise LissomError(
             f"{where}: {amount:.3g} of the latency cannot be removed; by the times "
@@ -47,15 +47,15 @@ def reachable(search: WidthSearch, amount: float, where: str) -> None:
 def widths_for_latency(
     model: nn.Module, search: WidthSearch, amount: float, clock: Clock, example: Tree, where: str
 ) -> MeasuredCut:
-    """Return the widths at which the measured latency of `model` falls by the fraction `amount`;
-    `model` stays as it is.
+    """Return the widths at which the measured latency of `model` falls by the fraction `amount`.
 
-    The table of layers proposes the widths; the whole network is then measured beside the uncut
-    one, and what the table was wrong by is made up for in the next proposal.
+    The layer table proposes widths. The pruned network is then measured beside the original, and
+    the next proposal corrects for the table's error. `model` is not changed. Raises LissomError if
+    the nearest result is off by more than 0.1.
     """
     reachable(search, amount, where)
     tried: dict[tuple[int, ...], tuple[float, float, float]] = {}
-    # (by the table, as measured) of what was tried
+    # the fraction removed (by the table, measured) of the nearest tries on either side
     below = (0.0, 0.0)
     above = (search.max_removed, 1.0)
     goal = amount
@@ -79,9 +79,8 @@ def widths_for_latency(
     if abs(removed - amount) > 0.1:
         shares = sorted(share for share, _, _ in tried.values())
         raise LissomError(
-            f"{where}: {amount:.3g} of the latency cannot be removed; measured were "
-            f"{shares[0]:.3g} to "
-            f"{shares[-1]:.3g}"
+            f"{where}: {amount:.3g} of the latency cannot be removed; the cuts that were measured "
+            f"removed {shares[0]:.3g} to {shares[-1]:.3g}"
         )
     return MeasuredCut(
         list(best),

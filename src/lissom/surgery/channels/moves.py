@@ -1,4 +1,4 @@
-"""Rules of operations that move numbers and compute nothing: labels move along."""
+"""Rules of operations that only move numbers: labels move the same way."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SPLITS = {"split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk"}
 
 
 def move(labels: Labels, op: Op) -> None:
-    """Run the operation itself on the labels of its first argument; the others, such as indices, stay."""
+    """Run the operation on the labels of its first argument, with its other arguments as recorded."""
     moving = op.args[0]
     if isinstance(moving, Tensor):
         channels = labels.find(moving)
         moving = same(moving, 0) if channels is None else channels.expand(moving.shape)
     args = [moving, *op.args[1:]]
     settings = {k: v for k, v in op.kwargs.items() if k != "memory_format"}
-    if op.name == "im2col":  # which takes only floating-point numbers
+    if op.name == "im2col":  # takes only floating-point tensors
         moved = op.func(args[0].double(), *args[1:], **settings).long()
     else:
         moved = op.func(*args, **settings)
@@ -48,8 +48,8 @@ def move(labels: Labels, op: Op) -> None:
 def view(labels: Labels, op: Op) -> None:
     """Reshape labels; tie channels that a merge of axes interleaves.
 
-    A channel shuffle transposes (g n) to (n g) and merges it: the network's code then counts on
-    every one of g blocks keeping the same n, so the g channels of each n are cut together.
+    A channel shuffle transposes (g n) to (n g) and merges both axes. The network's code then
+    assumes that each of the g blocks has the same n, so the g channels of each n are cut together.
     """
     channels = labels.find(op.args[0])
     shape = op.outputs[0].shape
@@ -93,7 +93,7 @@ def merged_axes(before: torch.Size, after: torch.Size) -> list[list[int]]:
 
 
 def shuffle(labels: Labels, op: Op) -> None:
-    """Shuffle channels: those that stand at one place in every group stay together, as in `view`."""
+    """Shuffle channels. Those at the same index of every group are cut together, as in `view`."""
     x = labels[op.args[0]]
     groups = op.args[1]
     tied = labels.tie(x.unflatten(1, (groups, -1)), [1])
@@ -101,7 +101,7 @@ def shuffle(labels: Labels, op: Op) -> None:
 
 
 def cat(labels: Labels, op: Op) -> None:
-    """Concatenate labels. Along an axis of positions, the parts must hold the same channels."""
+    """Concatenate labels. If the axis is one of positions, all parts must hold the same channels."""
     tensors = op.args[0]
     dim = (op.args[1] if len(op.args) > 1 else op.kwargs.get("dim", 0)) % op.outputs[0].ndim
     parts = []
@@ -123,7 +123,7 @@ def cat(labels: Labels, op: Op) -> None:
 
 
 def pad(labels: Labels, op: Op) -> None:
-    """Pad positions with a number; channels that are added so must stay."""
+    """Pad with a constant. Positions take their neighbours' labels; added channels must stay."""
     channels = labels[op.args[0]]
     amounts = op.args[1]
     out = op.outputs[0]
@@ -137,7 +137,7 @@ def pad(labels: Labels, op: Op) -> None:
             continue
         if varies(channels, dim):
             channels = torch.constant_pad_nd(channels, [0, 0] * k + [before, after])
-        else:  # all positions are alike, the added ones too
+        else:  # all positions hold the same channels, and so do the added ones
             shape = list(channels.shape)
             shape[dim] += before + after
             channels = channels.narrow(dim, 0, 1).expand(shape)

@@ -42,7 +42,7 @@ def batch_norm(labels: Labels, op: Op) -> None:
 
 
 def group_norm(labels: Labels, op: Op) -> None:
-    """Normalise groups of channels: a group goes as a whole."""
+    """Normalise groups of channels. A group can only be cut as a whole."""
     channels = labels[op.args[0]]
     groups = op.args[6]
     if op.args[1] is None or any(t not in labels.trace.names for t in op.args[1:3]):
@@ -56,7 +56,7 @@ def group_norm(labels: Labels, op: Op) -> None:
 
 
 def layer_norm(labels: Labels, op: Op) -> None:
-    """Normalise over the last axes: what is averaged there cannot lose a part and stay the same."""
+    """Normalise over the last axes. Channels there cannot be cut, as this would change the mean."""
     channels = labels[op.args[0]]
     if any(varies(channels, channels.ndim - 1 - k) for k in range(len(op.args[1]))):
         labels.freeze(channels, "layer normalisation averages over its channels")

@@ -1,4 +1,4 @@
-"""Rules of operations that compute element by element: what meets is one channel."""
+"""Rules of elementwise operations: elements that are combined belong to the same channel."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ POINTWISE = set(
 
 
 def pointwise(labels: Labels, op: Op) -> None:
-    """Declare what meets the same channel, unless one number meets all channels."""
+    """Declare the labels of all inputs equal. One number that gates all channels must stay instead."""
     shape = op.outputs[0].shape
     inputs = op.inputs()
     known = [labels[t] for t in inputs if t in labels]
-    if len(inputs) == len(known) == 1:  # nothing meets
+    if len(inputs) == len(known) == 1:  # a single input: its labels pass through
         for tensor in op.outputs:
             labels[tensor] = known[0].expand(tensor.shape)
         return None
@@ -51,14 +51,14 @@ def pointwise(labels: Labels, op: Op) -> None:
 
 
 def gated(labels: Labels, op: Op) -> None:
-    """Multiply the first half of an axis by what the second half gates: both halves lose the same."""
+    """Gate the first half of an axis by the second. Both halves lose the same channels."""
     first, second = labels[op.args[0]].chunk(2, op.args[1] if len(op.args) > 1 else -1)
     labels.equal(first, second)
     labels[op.outputs[0]] = first
 
 
 def write(labels: Labels, op: Op) -> None:
-    """Write into a part of an activation: what is written takes the place of the same channel."""
+    """Write into an activation. The written channels are cut together with those they replace."""
     into, what = op.args[:2]
     if into not in labels:
         return unknown(labels, op, "it is written into a tensor that the code makes")

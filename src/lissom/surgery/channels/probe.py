@@ -1,17 +1,17 @@
-"""Find out which groups the network's own code lets one cut: sizes written as numbers it does not say.
+"""Trial cuts: find the groups that can be cut without breaking the network's own code.
 
-Labels say what is coupled, but a forward that names a number of channels, halves or rolls them runs
-on labels all the same. So before the first cut a trial cuts all groups at once and compares with
-the same units zeroed. It costs one pass of the whole network with everything zeroed that will go,
-and two of what is left after two cuts: half of the units of each group, then some more at the other
-end. Only where that fails are halves of the groups tried. Groups that fail are left whole, with the
-reason in the record.
+Labels show which channels are coupled. They do not show a forward that hard-codes a number of
+channels, halves them or rolls them. So before the first cut, a trial cuts all groups at once and
+compares the result with the same units zeroed. This takes one pass of the whole network with the
+units zeroed, and two passes of the pruned network: with half of the units of each group removed,
+then with some more from the other end. Only if that fails are halves of the groups tried. Groups
+that fail are left whole, with the reason in the record.
 
-The trial runs on the user's network itself (on a copy, if that is not float32 on the CPU), whose
-tensors are exchanged and put back. Its scales and biases are made random, because a branch that is
-multiplied by 0, as residual branches often begin, would pass any check. What a layer still reads is
-scaled up for what it lost, and what differs by more than rounding in float32 is compared again in
-float64: so a mistake that many layers have made small is seen.
+The trial runs on the user's network itself (on a copy, if that is not float32 on the CPU). Its
+tensors are replaced and then restored. Its scales and biases are made random, because a branch
+multiplied by 0, as residual branches often are initially, would pass any check. The remaining
+inputs of a layer are scaled up to make up for those it lost, and a difference beyond float32
+rounding is measured again in float64. So mistakes that many layers have attenuated are found.
 """
 
 from __future__ import annotations
@@ -33,12 +33,11 @@ from .groups import Group, Groups, groups_of, layers_in
 from .slice import slice_channels, zero_channels_alike
 
 OTHER = (torch.float16, torch.bfloat16, torch.float64)
-# numbers: of a larger tensor, chance has made what a trial needs, unless all of it is one number
+# elements: larger tensors are random enough for a trial already, unless they are constant
 FEW = 65_536
 
-# Differences of outputs over their size: in float32 rounding makes less than the first, a mistake
-# more than the second, unless many layers have made it small, as those of an untrained network do;
-# in float64 rounding makes less than the third.
+# Relative differences of outputs. Rounding in float32 stays below SURE, and in float64 below EXACT.
+# A mistake exceeds WRONG, unless many layers attenuate it, as in an untrained network.
 SURE = 1e-5
 WRONG = 1e-3
 EXACT = 1e-10
@@ -47,11 +46,11 @@ UNFOLLOWED = "the network's code does not follow a cut"
 
 
 def cuttable(model: nn.Module, example: Tree) -> Groups:
-    """Return the groups of `model` that a trial shows can be cut; the others are left whole, with the reason.
+    """Return the groups of `model` that pass a trial cut. The others are left whole.
 
-    A forward that names a number of channels or rolls them does not pass the trial; one that halves
-    them gets a second trial, in which both halves lose the same. `example` (n ...) gives the shape
-    of the input.
+    A forward that hard-codes a number of channels or rolls them fails the trial. One that halves
+    them gets a second trial, in which both halves lose the same channels. `example` (n ...) gives
+    the shape of the input.
     """
     trial = CutTrial(model, example)
     try:
@@ -70,7 +69,7 @@ def _tried(trial: CutTrial) -> Groups:
         free = trial.passing(
             [*sure, *trial.passing([group for group in groups.free if group not in sure])]
         )
-    # a head that only training runs, say
+    # the cut may break code that only runs in training, such as an auxiliary head
     if trial.trained != free and not trial.trains(free) and trial.trains([]):
         groups = groups_of(trial.model, trial.images, tied=failed & groups.split, training=True)
         free = trial.passing(trial.passing(groups.free), training=True)
@@ -82,26 +81,27 @@ def _tried(trial: CutTrial) -> Groups:
                     group.layers("out"), f"{UNFOLLOWED} ({place})" if place else UNFOLLOWED
                 )
             )
-    sized = groups.sized or trial.smaller is None  # or it takes no small image
+    sized = groups.sized or trial.smaller is None  # None: it does not run on small images
     return Groups(free, groups.left, groups.split, trial.rounds, groups.decides, sized)
 
 
 class CutTrial:
-    """A network that gets random scales, is cut and put together again; `end` brings back what it was.
+    """A network with random scales that is cut and restored repeatedly. `end` undoes everything.
 
-    One that is not float32 on the CPU is copied.
+    A network that is not float32 on the CPU is copied. Raises LissomError if a parameter is not
+    finite.
     """
 
     def __init__(self, model: nn.Module, example: Tree) -> None:
         draw = torch.Generator().manual_seed(0)
         held = dict(model.named_parameters())
-        # sooner looked at than all numbers
+        # sums find the candidates faster than a look at every element
         sums = torch.tensor([float(p.detach().sum()) for p in held.values()])
         for name in [
             name for name, total in zip(held, sums.isfinite().tolist(), strict=True) if not total
         ]:
             if not held[name].isfinite().all():
-                raise LissomError(f"prune: {name} holds numbers that are not finite")
+                raise LissomError(f"prune: {name}: expected finite weights, got NaN or infinity")
         tensors = [*held.values(), *model.buffers()]
         plain = all(
             t.device.type == "cpu" and t.dtype not in OTHER and not t.is_inference()
@@ -111,17 +111,17 @@ class CutTrial:
         self.before = Held(self.model)
         noise = Noise(draw)
         for p in self.model.parameters():
-            p.data = _lively(p.data, noise)  # large ones share their numbers with the network
+            p.data = _lively(p.data, noise)  # large ones still share memory with the network
         for b in self.model.buffers():
             b.data = b.data.clone()
         self.held = self.before.with_numbers()
         self.decides = True
-        self.rounds = False  # whether float32 showed a difference that float64 does not
-        self.runs = False  # whether the network ran in training when it was cut last
-        self.place = ""  # where the user's code raised when a cut network ran last
-        # the same for each group that does not pass by itself, by its name
+        self.rounds = False  # whether a difference in float32 vanished in float64
+        self.runs = False  # whether the network ran in training mode after the last cut
+        self.place = ""  # where the user's code raised after the last cut
+        # the same for each group that fails by itself, by its name
         self.places = dict[str, str]()
-        # the groups that were cut when the network last ran in training
+        # the groups that were cut when the network last ran in training mode
         self.trained: list[Group] | None = None
         self.draw = draw
         self.example = example
@@ -129,11 +129,11 @@ class CutTrial:
         self.images = self.shown(example if self.smaller is None else self.smaller)
 
     def end(self) -> None:
-        """Bring the network back to what it was."""
+        """Restore the network."""
         self.before.restore()
 
     def groups(self) -> Groups:
-        """Return the groups as a forward pass on a small image shows them, where the network takes one."""
+        """Return the groups traced on a small image, or on `example` if the small one fails."""
         try:
             grouped = groups_of(self.model, self.images)
         except Exception:  # whatever the user's forward raises on a small image
@@ -146,11 +146,11 @@ class CutTrial:
         return grouped
 
     def shown(self, example: Tree) -> Tree:
-        """Return two samples like an example."""
+        """Return two random samples in the shape of an example."""
         return mapped(lambda t: _two_of(t, self.draw), example)
 
     def passing(self, groups: list[Group], training: bool = False) -> list[Group]:
-        """Return the groups that pass together: all of them, or those of either half that do."""
+        """Return groups that pass the trial together: all, or those found by trying both halves."""
         if not groups or self.passes(groups, training):
             return groups
         if len(groups) == 1:
@@ -161,17 +161,16 @@ class CutTrial:
         right = self.passing(groups[half:], training)
         if not left or not right or self.passes([*left, *right], training):
             return [*left, *right]
-        for group in right:  # each half by itself, but not both
+        for group in right:  # the halves pass separately, but not together
             if self.passes([*left, group], training):
                 left = [*left, group]
         return left
 
     def passes(self, groups: list[Group], training: bool = False) -> bool:
-        """Cut the groups to two widths, each of which must do what the network does with all that
-        goes zeroed.
+        """Return whether the network, cut to two widths, equals itself with the same units zeroed.
 
-        With `training` the narrowest must run as in training as well. A group of few units is cut
-        at either end by a trial of its own.
+        With `training`, the narrowest must also run in training mode. If a group has few units, a
+        second trial starts at the other end.
         """
         few = any((group.size - 1) // group.step(1) < 4 for group in groups)
         return (
@@ -181,9 +180,7 @@ class CutTrial:
         )
 
     def _passes(self, groups: list[Group], last: bool = False) -> bool:
-        """Compare in float32, and what is more than its rounding in float64, where the forward can
-        do with it.
-        """
+        """Compare in float32. Compare a difference beyond rounding again in float64, if that runs."""
         stages = widths(groups, last)
         difference = self._apart(stages, self.images)
         if SURE < difference < float("inf"):
@@ -196,8 +193,8 @@ class CutTrial:
         return difference < WRONG
 
     def _apart(self, stages: list[tuple[Group, list[Tensor]]], images: Tree) -> float:
-        """Return the largest difference from the network with all zeroed that goes, infinity if it
-        does not run.
+        """Return the largest difference from the network with the same units zeroed, infinity if
+        the cut network does not run.
         """
         largest = 0.0
         self.runs = False
@@ -229,7 +226,7 @@ class CutTrial:
             self.held.restore()
 
     def trains(self, groups: list[Group]) -> bool:
-        """Return whether the network with `groups` cut runs as in training."""
+        """Return whether the network with `groups` cut runs in training mode."""
         slice_channels(
             self.model, [(group, units[1]) for group, units in widths(groups)], trial=True
         )
@@ -241,7 +238,7 @@ class CutTrial:
     def _runs_in_training(self, images: Tree) -> bool:
         buffers = [(b, b.data) for b in self.model.buffers()]
         for b, numbers in buffers:
-            b.data = numbers.clone()  # for statistics to move in
+            b.data = numbers.clone()  # so that running statistics change in the clone only
         try:
             with torch.no_grad():
                 called(in_mode(self.model, training=True), images)
@@ -255,8 +252,8 @@ class CutTrial:
 
 
 def _two_of(example: Tensor, draw: torch.Generator) -> Tensor:
-    """Return two samples of the same shape, of random numbers; those that say which must be in
-    range and stay.
+    """Return two random samples in the shape of `example`. Integers stay, as indices must be in
+    range.
     """
     if example.is_floating_point():
         return torch.randn(2, *example.shape[1:], generator=draw)
@@ -264,8 +261,10 @@ def _two_of(example: Tensor, draw: torch.Generator) -> Tensor:
 
 
 class Noise:
-    """Numbers between -1 and 1 at random. For small tensors they are drawn once: each goes on where
-    the last one ended, and no two begin at the same place before long.
+    """Random numbers between -1 and 1. Small tensors take consecutive parts of one buffer, drawn
+    once.
+
+    The start wraps around at a prime, so that it rarely repeats.
     """
 
     def __init__(self, draw: torch.Generator) -> None:
@@ -283,7 +282,7 @@ class Noise:
 
 
 def _lively(p: Tensor, noise: Noise) -> Tensor:
-    """Return scales, biases and what is all one number with something added, others as they are."""
+    """Return a small or constant tensor with noise added, other tensors unchanged."""
     if p.numel() < FEW or (p.flatten()[0] == p.flatten()[-1] and p.min() == p.max()):
         size = float(p.norm()) / max(1, p.numel()) ** 0.5  # the root of the mean square
         return p.add(noise.like(p), alpha=0.5 * max(size, 0.1))
@@ -291,11 +290,11 @@ def _lively(p: Tensor, noise: Noise) -> Tensor:
 
 
 def widths(groups: list[Group], last: bool = False) -> list[tuple[Group, list[Tensor]]]:
-    """Return for each group what goes at two widths: half of its units, then some at its other end as well.
+    """Return for each group the units to cut in two stages: half, then some from the other end too.
 
-    Pieces that are meant to be equal come apart: how many go is drawn for each group, and every
-    other one loses two more at the second width. The first to go are the first units, or with
-    `last` the last.
+    The counts are random and every other group loses two more in the second stage, so that groups
+    which the code assumes to be equally wide differ. The first stage removes the first units, or
+    the last with `last`.
     """
     draw = torch.Generator().manual_seed(int(last))
     drawn = torch.randint(0, 7, (len(groups), 2), generator=draw).tolist()
@@ -308,6 +307,8 @@ def widths(groups: list[Group], last: bool = False) -> list[tuple[Group, list[Te
         then = first + drawn[k][1] + (3 if odd else int(most > 3))
         place = torch.arange(group.size, dtype=torch.float32) * (-1 if last else 1)
         half = lowest(place, first * step, group.blocks)
-        gone = (-place).masked_fill_(half, -2.0 * group.size)  # what went goes again
+        gone = (-place).masked_fill_(
+            half, -2.0 * group.size
+        )  # includes the units of the first stage
         stages.append((group, [half, lowest(gone, min(then, most) * step, group.blocks)]))
     return stages

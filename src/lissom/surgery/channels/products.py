@@ -1,5 +1,5 @@
-"""What matrix products do to the labels of channels: with a layer's weights, with another
-activation, with a constant.
+"""Rules of matrix products of an activation with a layer's weight, another activation or a
+constant.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ATTENTION = {
 
 
 def derived(weights: ByTensor[Weight], op: Op) -> Weight | None:
-    """Return which parameter an operation turns or gives axes of length 1 to, and where its axes are now."""
+    """Return the parameter that an operation only transposes or reshapes, with its axes, or None."""
     x = op.args[0] if op.args else None
     if not isinstance(x, Tensor) or x not in weights or not op.outputs:
         return None
@@ -57,12 +57,12 @@ def derived(weights: ByTensor[Weight], op: Op) -> Weight | None:
 
 
 def product(labels: Labels, op: Op) -> None:
-    """Multiply two activations (b n d) (b d m), as heads; an activation and a parameter, as a linear layer.
+    """Multiply two activations (b n d) (b d m) as heads, or an activation and a parameter.
 
-    What mixes positions, all of which hold the same channels, leaves these where they are.
+    A product that only mixes positions leaves channels where they are.
     """
     left, right = list(op.inputs())[-2:]
-    # axes of the weight; of `x` the others
+    # axes of the weight; `x` has them the other way round
     for x, weight, reads, makes in ((left, right, -2, -1), (right, left, -1, -2)):
         if x in labels and weight not in labels and x.ndim == op.outputs[0].ndim == weight.ndim:
             channels = labels[x]
@@ -88,7 +88,7 @@ def _places(
 
 
 def heads(labels: Labels, op: Op) -> None:
-    """Multiply activations, matrix by matrix: each pair of matrices is one unit."""
+    """Multiply activations matrix by matrix. All channels of two multiplied matrices are one unit."""
     units = []
     for tensor in op.inputs():
         if tensor in labels:
@@ -104,8 +104,9 @@ def heads(labels: Labels, op: Op) -> None:
 def _layer(
     labels: Labels, op: Op, x: Tensor, weight: tuple[str, int | None, int | None], axis: int
 ) -> None:
-    """Read the labels of `x` along an axis (-1 or -2), make new ones; `weight` is a name and its
-    axes that read and make.
+    """Read the labels of `x` along an axis (-1 or -2) and make new ones.
+
+    `weight` is the name of a parameter, its input axis and its output axis.
     """
     name, reads, makes = weight
     out = op.outputs[0]
@@ -121,7 +122,7 @@ def _layer(
 
 
 def linear(labels: Labels, op: Op) -> None:
-    """Read the labels of channels at the last axis and make new ones."""
+    """Read the labels of channels at the last axis and make new labels."""
     bias: Tensor | None
     if op.name == "linear":
         x, weight, bias = (*op.args, None)[:3]

@@ -1,4 +1,4 @@
-"""Measure the statistics of batch-norm anew."""
+"""Recalibrate the running statistics of batch-norm layers."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import nn
 
 from ...trees import Tree, alike, called, concatenated, length, put_in, tensors_in
 
-LEAST = 32  # images below which the old statistics are the better ones
+LEAST = 32  # with fewer samples the old statistics are better
 
 
 def recalibrate_batchnorms(model: nn.Module, batches: Sequence[Tree]) -> int:
-    """Replace running means and variances by those over `batches` (n c h w), in place; return the
-    number of norms.
+    """Replace running means and variances in place by those over `batches` (n c h w). Return the
+    number of norms changed.
 
-    Images are batched anew, in parts as even as can be: one image may have no variance. Each batch
-    counts by its number of images, each call of a norm that runs more than once alike. With too few
-    images nothing is changed.
+    Samples are split into new batches of nearly equal size, because a batch of one may have no
+    variance. Batches are weighted by their size, and all calls of a norm equally. With fewer than
+    LEAST samples nothing is changed.
     Source: Li et al. 2020, EagleEye, https://arxiv.org/abs/2007.02491.
     """
     norms = [
@@ -64,8 +64,8 @@ def recalibrate_batchnorms(model: nn.Module, batches: Sequence[Tree]) -> int:
 
 
 def evenly(batches: Sequence[Tree], count: int) -> list[Tree]:
-    """Return the samples of all batches in so many parts; batches of other shapes than the first
-    stay as they are.
+    """Return all samples in `count` batches of nearly equal size. Batches of different shapes are
+    returned unchanged.
     """
     if len(alike(batches)) < len(batches):
         return list(batches)

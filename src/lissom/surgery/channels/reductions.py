@@ -1,4 +1,4 @@
-"""Rules of operations that make one number of several: pooling, reductions, softmax."""
+"""Rules of pooling, reductions and softmax."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ZEROS_ADD_NOTHING = {"sum", "linalg_vector_norm"}
 
 
 def pool(labels: Labels, op: Op) -> None:
-    """Mix positions: each channel must fill all the positions it is mixed over."""
+    """Mix positions. The positions that are mixed must all hold the same channels."""
     channels = labels[op.args[0]]
     out = op.outputs[0]
     if channels.ndim < 3:
@@ -47,7 +47,7 @@ def pool(labels: Labels, op: Op) -> None:
 
 
 def unpool(labels: Labels, op: Op) -> None:
-    """Put pooled numbers back where another activation had its largest: channel by channel."""
+    """Unpool channel by channel, at the positions where another activation had its maxima."""
     x, places = op.args[:2]
     if x not in labels or places not in labels:
         return unknown(labels, op)
@@ -56,7 +56,7 @@ def unpool(labels: Labels, op: Op) -> None:
 
 
 def reduce(labels: Labels, op: Op) -> None:
-    """Reduce over axes: what is reduced together is cut together."""
+    """Reduce over axes. Channels that are reduced together are cut together."""
     channels = labels[op.args[0]]
     out = op.outputs[0]
     place = REDUCTIONS[op.name]
@@ -68,8 +68,8 @@ def reduce(labels: Labels, op: Op) -> None:
     dims = sorted(d % channels.ndim for d in axes)
     over = [d for d in range(channels.ndim) if varies(channels, d)]
     if over and op.name in ZEROS_ADD_NOTHING and set(over) <= set(dims):
-        # one number, of no channel, which removing zeros does not change; whether cut channels are
-        # zero there, the trial shows
+        # a number of no channel. Removing zeros does not change it; the trial shows whether cut
+        # channels are zero there
         return None
     first = labels.tie(channels, dims)
     for dim in dims:
@@ -82,5 +82,5 @@ def reduce(labels: Labels, op: Op) -> None:
 
 
 def softmax(labels: Labels, op: Op) -> None:
-    """Normalise over an axis: everything along it depends on everything."""
+    """Normalise over an axis. All channels along it are cut together."""
     labels[op.outputs[0]] = labels.tie(labels[op.args[0]], [op.args[1]])

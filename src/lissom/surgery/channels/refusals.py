@@ -1,4 +1,4 @@
-"""Operations that are not followed: nothing that enters or leaves them is cut, with the reason."""
+"""Operations that are not followed: their inputs and outputs are not cut, and the reason is kept."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .labels import Labels
 
 
 def unknown(labels: Labels, op: Op, reason: str = "") -> None:
-    """Let nothing that enters or leaves be cut."""
+    """Declare that the inputs and outputs of an operation must not be cut."""
     for tensor in op.inputs():
         if tensor in labels:
             labels.freeze(labels[tensor], reason or f"'{op.name}' is not followed")
@@ -17,8 +17,9 @@ def unknown(labels: Labels, op: Op, reason: str = "") -> None:
 
 
 def computed(labels: Labels, op: Op, reason: str) -> None:
-    """Let nothing that enters or leaves be cut, and name the layer, of whose own parameters the
-    trace shows no use.
+    """Declare that inputs and outputs must not be cut, and record the reason for the layer.
+
+    The layer is the module that returned the output. The trace shows no use of its parameters.
     """
     labels.left.update(
         {

@@ -1,11 +1,10 @@
-"""What each operation does to the labels of channels.
+"""The table of rules: what each operation does to the labels of channels.
 
-A rule may declare more labels equal than need be, never fewer: what is equal is cut together, which
-is always exact. Activations are (n c ...) for convolutions, pooling and batch-norm, (... c) for
-linear layers. Where an operation mixes channels (a reduction, a softmax, a product of two
-activations, a normalisation over some of them), its rule declares these equal and does not give up.
-So attention heads, groups of a group norm and channels that a shuffle interleaves become units by
-themselves.
+A rule may declare more labels equal than necessary, never fewer. Equal channels are cut together,
+which is always exact. Activations are (n c ...) for convolutions, pooling and batch-norm, (... c)
+for linear layers. If an operation mixes channels (a reduction, a softmax, a product of two
+activations, a normalisation over some of them), its rule declares these equal instead of refusing.
+So attention heads, groups of a group norm and channels interleaved by a shuffle become units.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Cut channels out of a network, or zero them where they are."""
+"""Slice channels out of a network, or zero them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .attention import count_heads, match_attention
 from .groups import Group
 from .windows import match_windows
 
-LARGE = 1 << 17  # bytes from which memory is taken page by page, as it is written to
+LARGE = 1 << 17  # bytes: from this size on, the system allocates pages only when they are written
 Cut = list[tuple[Group, Tensor]]  # each group with the units to remove, a boolean of its size
 
 
 def removed(cut: Cut) -> dict[tuple[str, int], Tensor]:
-    """Return for each (tensor, axis) which indices go: a boolean (n), or (blocks n) of a grouped
-    convolution.
+    """Return the indices removed of each (tensor, axis): a boolean (n), (blocks n) for grouped
+    convolutions.
     """
     gone: dict[tuple[str, int], Tensor] = {}
     for group, units in cut:
-        with_none = torch.cat([units, units.new_zeros(1)])  # the last, -1, is no unit
+        with_none = torch.cat([units, units.new_zeros(1)])  # index -1 is no unit: never removed
         of_unit = ByTensor[Tensor]()  # members share units
         for member in group.members:
             mine = of_unit.get(member.unit)
@@ -36,15 +36,15 @@ def removed(cut: Cut) -> dict[tuple[str, int], Tensor]:
 
 
 class Loss(NamedTuple):
-    """What a tensor loses along an axis."""
+    """The indices that a tensor loses along an axis."""
 
     axis: int
-    gone: Tensor  # a boolean (n), or (blocks n), another choice for each block of axis 0
-    stay: Tensor | range  # the other indices, of all blocks in a row; a range where they follow on
+    gone: Tensor  # a boolean (n), or (blocks n) with a separate choice for each block of axis 0
+    stay: Tensor | range  # the remaining flat indices, a range if they are contiguous
 
 
 def losses(cut: Cut) -> dict[str, list[Loss]]:
-    """Return what each tensor loses that loses something, whole rows first."""
+    """Return the losses of each tensor that loses anything, axis 0 first."""
     stays = ByTensor[Tensor | range]()
     goes: dict[str, list[Loss]] = {}
     for (name, axis), gone in sorted(removed(cut).items(), key=lambda item: item[0][1]):
@@ -56,7 +56,7 @@ def losses(cut: Cut) -> dict[str, list[Loss]]:
 
 
 def staying(gone: Tensor) -> Tensor | range:
-    """Return the indices of what does not go, as `Loss` holds them."""
+    """Return the indices that stay, in the form of `Loss.stay`."""
     stay = np.flatnonzero(~gone.numpy())
     if gone.ndim == 1 and len(stay) and stay[-1] - stay[0] == len(stay) - 1:
         return range(int(stay[0]), int(stay[-1]) + 1)
@@ -64,7 +64,7 @@ def staying(gone: Tensor) -> Tensor | range:
 
 
 def axes_of(cut: Cut, role: str) -> set[tuple[str, int]]:
-    """Return the (tensor, axis) that take part in a role in groups of which something goes."""
+    """Return the (tensor, axis) that have a role in a group of the cut."""
     axes = set[tuple[str, int]]()
     for group, _ in cut:
         axes.update((m.tensor, m.axis) for m in group.members if m.role == role)
@@ -72,7 +72,7 @@ def axes_of(cut: Cut, role: str) -> set[tuple[str, int]]:
 
 
 def zero_channels(model: nn.Module, cut: Cut) -> None:
-    """Zero in place everything that `slice_channels` would cut out: the two networks compute the same."""
+    """Zero in place what `slice_channels` would remove. Both networks compute the same function."""
     layers = dict(model.named_modules())
     with torch.no_grad():
         for (name, axis), gone in removed(cut).items():
@@ -80,7 +80,7 @@ def zero_channels(model: nn.Module, cut: Cut) -> None:
             gone = gone.to(tensor.device)
             if tensor.ndim == 1:  # statistics may be infinite
                 tensor.masked_fill_(gone, 0)
-            else:  # which is sooner done in a large tensor
+            else:  # faster than masked_fill_ in a large tensor
                 _multiply(tensor, axis, (~gone).to(tensor.dtype))
 
 
@@ -96,12 +96,11 @@ def held(layers: dict[str, nn.Module], name: str) -> Tensor:
 
 
 def zero_channels_alike(model: nn.Module, cut: Cut) -> None:
-    """Zero the same in tensors of their own, and make up for the inputs that layers lose.
+    """Zero the same channels in new tensors, and scale weights up for the inputs that layers lose.
 
-    Numbers that the network shares with another stay as they are. What is left of a layer's inputs
-    is multiplied by
-    the root of  all inputs / those left,  so that a difference is as large at the end of a deep
-                 network as it was.
+    Memory shared with another network is not written to. Weights of the remaining inputs are
+    multiplied by
+    the root of  all inputs / remaining inputs,  so that differences do not fade in deep networks.
     """
     layers = dict(model.named_modules())
     readers = axes_of(cut, "in")
@@ -109,7 +108,7 @@ def zero_channels_alike(model: nn.Module, cut: Cut) -> None:
         tensor = held(layers, name)
         numbers = tensor.data
         fresh = zeros_like(numbers)
-        stays = fresh  # in part, where what stays lies side by side
+        stays = fresh  # narrowed below along axes where the indices that stay are contiguous
         factor = 1.0
         for loss in goes:
             if (name, loss.axis) in readers:
@@ -128,7 +127,7 @@ def zero_channels_alike(model: nn.Module, cut: Cut) -> None:
 
 
 def zeros_like(tensor: Tensor) -> Tensor:
-    """Return zeros like a tensor of the CPU; of a large one those that nobody writes to take no time."""
+    """Return zeros like a CPU tensor. In a large one, pages that nobody writes to cost nothing."""
     if tensor.nbytes < LARGE:
         return torch.zeros_like(tensor)
     return torch.from_numpy(np.zeros(tensor.nbytes, np.uint8)).view(tensor.dtype).view(tensor.shape)
@@ -137,7 +136,7 @@ def zeros_like(tensor: Tensor) -> Tensor:
 def _multiply(tensor: Tensor, axis: int, values: Tensor) -> None:
     """Multiply in place by `values`, (n) along `axis` or (blocks n) of a grouped convolution."""
     after = tensor.shape[axis + 1 :].numel()
-    # in long rows, which is sooner done
+    # long rows are faster
     if values.ndim == 1 and axis and after > 1 and tensor.is_contiguous():
         tensor.view(-1, len(values) * after).mul_(values.repeat_interleave(after))
     else:
@@ -146,7 +145,7 @@ def _multiply(tensor: Tensor, axis: int, values: Tensor) -> None:
 
 def _over(tensor: Tensor, axis: int, values: Tensor) -> Tensor:
     """Return `values`, (n) along `axis` or (blocks n) of a grouped convolution, in a shape that
-    meets the tensor.
+    broadcasts against the tensor.
     """
     if values.ndim == 1:
         return values.view(-1, *[1] * (tensor.ndim - 1 - axis))
@@ -155,16 +154,16 @@ def _over(tensor: Tensor, axis: int, values: Tensor) -> Tensor:
 
 
 def slice_channels(model: nn.Module, cut: Cut, *, trial: bool = False) -> None:
-    """Cut the units of `cut` out of `model` in place; each layer remembers which outputs it kept.
+    """Remove the units of `cut` from `model` in place. Each layer records the outputs it kept.
 
-    `layer.kept` lists the outputs of the layer as it was first built that are still there. In a
-    `trial`, which puts all back, parameters stay the same and get other numbers; else they are new,
-    so that no gradient knows their old shape.
+    `layer.kept` lists the remaining outputs by their index in the layer as it was first built. In a
+    `trial`, which is undone later, parameters keep their identity and only their data is replaced.
+    Otherwise they are new, so that no gradient or optimizer state has the old shape.
     """
     layers = dict(model.named_modules(remove_duplicate=False))
     owners = owners_of(layers.values())
     makers = axes_of(cut, "out")
-    changed = dict[nn.Module, str]()  # with the name of a tensor
+    changed = dict[nn.Module, str]()  # layer -> the name of a changed tensor
     for name, goes in losses(cut).items():
         path, _, leaf = name.rpartition(".")
         layer: Any = layers[path]
@@ -176,7 +175,7 @@ def slice_channels(model: nn.Module, cut: Cut, *, trial: bool = False) -> None:
                 before = kept_outputs(layer)
                 stays = list(loss.stay) if isinstance(loss.stay, range) else loss.stay.tolist()
                 layer.kept = stays if before is None else [before[k] for k in stays]
-        if now.untyped_storage().nbytes() > now.nbytes:  # a view, which holds what goes
+        if now.untyped_storage().nbytes() > now.nbytes:  # a view, whose storage is the old tensor
             now = now.clone(memory_format=torch.contiguous_format)
         if trial:
             tensor.data = now
@@ -201,12 +200,12 @@ def slice_channels(model: nn.Module, cut: Cut, *, trial: bool = False) -> None:
 
 
 def kept_outputs(layer: nn.Module) -> list[int] | None:
-    """Return which outputs of a layer as it was first built are still there; None if it was never cut."""
+    """Return the remaining outputs of a layer, by original index; None if it was never cut."""
     return getattr(layer, "kept", None)
 
 
 def kept_of(tensor: Tensor, loss: Loss) -> Tensor:
-    """Return what stays of a tensor, a view where it lies side by side."""
+    """Return the part of a tensor that stays, as a view if it is contiguous along the axis."""
     if isinstance(loss.stay, range):
         return tensor.narrow(loss.axis, loss.stay.start, len(loss.stay))
     if loss.gone.ndim == 1:

@@ -1,6 +1,4 @@
-"""Attention within windows, as in the Swin and MaxViT of torchvision, with fewer heads than its
-width would hold.
-"""
+"""Window attention of torchvision's Swin and MaxViT from which heads were pruned."""
 
 from __future__ import annotations
 
@@ -12,13 +10,13 @@ from torch import Tensor, nn
 
 
 class WindowAttention(nn.Module):
-    """Attention within windows of an image (n h w c), of which some heads were cut; made by
+    """Attention within windows of an image (n h w c), from which heads were pruned. Made by
     changing a layer's class.
 
-    torchvision's own forward takes the width of the input for that of all heads. Here `num_heads`
-    counts the heads that are left: qkv.weight (3 * heads * d, c), proj.weight (c, heads * d). Both
-    of its versions run in it: the one with a table of position biases, and the one that computes
-    them and compares queries and keys by their cosine.
+    torchvision's forward assumes that all heads together are as wide as the input. Here `num_heads`
+    counts the remaining heads: qkv.weight (3 * heads * d, c), proj.weight (c, heads * d). It runs
+    both versions: version 1 has a table of position biases, version 2 computes them and compares
+    queries and keys by their cosine.
     Source: Liu et al. 2021, https://arxiv.org/abs/2103.14030, and 2022,
     https://arxiv.org/abs/2111.09883.
     """
@@ -68,7 +66,7 @@ class WindowAttention(nn.Module):
         return out[:, :h, :w].contiguous()
 
     def _mixed(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """Return the values, each (n windows heads places d), by how well queries and keys agree."""
+        """Return the attention-weighted values. All tensors are (n windows heads places d)."""
         if hasattr(self, "logit_scale"):
             q = F.normalize(q, dim=-1) * self.logit_scale.clamp(max=math.log(100)).exp()
             k = F.normalize(k, dim=-1)
@@ -81,11 +79,11 @@ class WindowAttention(nn.Module):
         bias = self.qkv.bias
         if bias is None or not hasattr(self, "logit_scale"):
             return bias
-        q, _, v = bias.chunk(3)  # keys that are compared by their cosine have none
+        q, _, v = bias.chunk(3)  # cosine attention has no bias of keys
         return torch.cat([q, torch.zeros_like(q), v])
 
     def _position_bias(self) -> Tensor:
-        """Return what each head adds to the products, by how far apart two places lie (heads places
+        """Return the bias of each head by the relative position of two places (heads places
         places).
         """
         computed = hasattr(self, "cpb_mlp")
@@ -98,8 +96,9 @@ class WindowAttention(nn.Module):
         return 16 * bias.sigmoid() if computed else bias
 
     def _apart(self, rows: int, columns: int, shift: list[int], x: Tensor) -> Tensor:
-        """Return -100 (windows 1 places places) between what the shift brought together from
-        opposite edges, else 0.
+        """Return the mask of shifted windows (windows 1 places places).
+
+        It is -100 between places that the shift brought together from opposite edges, else 0.
         """
         regions = []
         for windows, side, moved in zip((rows, columns), self.window_size, shift, strict=True):
@@ -115,11 +114,10 @@ class WindowAttention(nn.Module):
 
 
 class PartitionAttention(nn.Module):
-    """Attention within parts of an image (n parts places c), of which some heads were cut; made as
-    WindowAttention is.
+    """Attention within parts of an image (n parts places c), from which heads were pruned.
 
-    `n_heads` counts the heads that are left: to_qkv.weight (3 * n_heads * d, c), merge.weight (c,
-    n_heads * d).
+    Made by changing a layer's class, like WindowAttention. `n_heads` counts the remaining heads:
+    to_qkv.weight (3 * n_heads * d, c), merge.weight (c, n_heads * d).
     Source: Tu et al. 2022, https://arxiv.org/abs/2204.01697.
     """
 
@@ -140,7 +138,7 @@ class PartitionAttention(nn.Module):
         return self.merge((weights @ v).transpose(2, 3).flatten(3))
 
 
-CLASSES = {  # torchvision's class: ours, and the names of the layers before and after its heads
+CLASSES = {  # torchvision's class: our class, and the names of its input and output projections
     "torchvision.models.swin_transformer.ShiftedWindowAttention": (WindowAttention, "qkv", "proj"),
     "torchvision.models.swin_transformer.ShiftedWindowAttentionV2": (
         WindowAttention,
@@ -157,12 +155,12 @@ NAMES = {name.rpartition(".")[2] for name in CLASSES}
 
 
 def becomes(layer: nn.Module) -> type[nn.Module] | None:
-    """Return the class of ours that can do with fewer heads than torchvision's; None for other layers."""
+    """Return the class that supports pruned heads for one of torchvision's, None for other layers."""
     return CLASSES.get(f"{type(layer).__module__}.{type(layer).__qualname__}", (None, "", ""))[0]
 
 
 def match_windows(layer: nn.Module) -> None:
-    """Change torchvision's attention, of which heads were cut, to the class that can do with what is left."""
+    """Change the class of torchvision's attention to ours if heads were pruned from it."""
     if type(layer).__qualname__ not in NAMES:
         return
     ours, before, after = CLASSES.get(

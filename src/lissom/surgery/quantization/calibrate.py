@@ -111,9 +111,8 @@ def observe_ranges(
                 handed(network.eval(), inputs)
             if calls and made.counts != calls:
                 raise LissomError(
-                    "quantize: the network makes other calls on some calibration "
-                    "samples than on the others, "
-                    "so that activations have no fixed places; quantize(8, 32) "
-                    "rounds weights alone"
+                    "quantize: the network runs different operations on different calibration "
+                    "samples, so activations have no fixed ranges; quantize(8, 32) rounds only "
+                    "weights"
                 )
     return seen

@@ -124,9 +124,9 @@ def insert_rounding(
                     and not wires.sources[name] <= skipped
                 ):
                     raise LissomError(
-                        f"quantize: what {name} reads is never negative, so that "
-                        "its signs say nothing; "
-                        "inputs=1 rounds it to 0 or a step, and keep= leaves the layer float"
+                        f"quantize: the inputs of {name} are never negative, so their signs "
+                        "carry no information; inputs=1 rounds them to 0 or a step, and keep= "
+                        "leaves the layer float"
                     )
     whole.to(next(model.parameters()).device)  # the device on which ranges were measured
     whole.link()
