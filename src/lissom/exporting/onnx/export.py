@@ -82,8 +82,8 @@ def export_onnx(
     write_suppression(model)
     write_recurrent(model)
     proto = converted(model, shown)
+    name_by_layer(proto, prefix)  # by what the exporter recorded
     describe(proto, facts)
-    name_by_layer(proto, prefix)
     rewritten(proto)
     if in_integers and kinds:
         halved(proto, kinds)
