@@ -8,7 +8,7 @@ file leaves it open. Each file runs in a process of its own with limits of time 
 (--seconds, --memory). A line for it is added to --rows and replaces an older line of that name.
 Inputs named in --fixed become constants of these values, also in the original that is timed.
 
-Samples are noise, or for files whose name matches --text generated pictures of words. Files whose
+Samples are noise, or for files whose name matches --text generated images of words. Files whose
 weights are all one number, as in ONNX's own tests, first get random weights, and batch-norms
 calibrated on the samples. If a state has its batch on the second axis, the network to quantize
 takes it on the first (BatchFirst).
@@ -88,7 +88,7 @@ def sizes_of(path: Path) -> list[tuple[str, list[int], int]]:
 
 
 def words(count: int, sizes: tuple[int, ...]) -> Tensor:
-    """Return pictures of words on a coloured background (n c h w), from -1 to 1."""
+    """Return images of words on a coloured background (n c h w), from -1 to 1."""
     draw = np.random.default_rng(0)
     pictures = []
     for _ in range(count):
@@ -252,7 +252,7 @@ def tried(
     path: Path, sizes: tuple[int, ...], fixed: dict[str, Any], *, text: bool
 ) -> dict[str, Any]:
     """Import, quantize, export, compare and time a file, and return the results."""
-    row: dict[str, Any] = {"samples": "pictures of words" if text else "noise"}
+    row: dict[str, Any] = {"samples": "images of words" if text else "noise"}
     proto = onnx.load(str(path))
     with tempfile.TemporaryDirectory() as folder:
         names = {value.name for value in proto.graph.input}

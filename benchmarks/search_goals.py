@@ -5,7 +5,7 @@
 
 Each network has four goals. The last cannot be reached and must be refused before anything is
 trained. ResNet-20 and the half-width NIN learn scikit-learn's digits at 16x16. The detector learns
-the blood cells in FOLDER, in COCO's format (BCCD, 364 pictures). Rows are Markdown.
+the blood cells in FOLDER, in COCO's format (BCCD, 364 images). Rows are Markdown.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Case:
 
 
 def cases(cells: str) -> dict[str, Case]:
-    """Return the cases by name. `cells` is the folder of the detector's pictures."""
+    """Return the cases by name. `cells` is the folder of the detector's images."""
     classified = (
         "fastest, top1 >= float - 0.01",
         "smallest, top1 >= float - 0.01, ms <= float / 3",

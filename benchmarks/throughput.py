@@ -3,7 +3,7 @@ same network, precision and memory layout.
 
     python benchmarks/throughput.py [--model resnet20] [--rounds 5]
 
-Both read the same pictures from memory and crop, flip and normalise them. The bare loop does only
+Both read the same images from memory and crop, flip and normalise them. The bare loop does only
 what training needs.
 """
 

@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 def data(count: int = 57, size: int = 8) -> Data:
-    """Return pictures of three classes, which differ in brightness."""
+    """Return images of three classes, which differ in brightness."""
     draw = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 3, (count,), generator=draw)
     noise = torch.randint(0, 60, (count, 3, size, size), generator=draw)

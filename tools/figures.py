@@ -1,4 +1,4 @@
-"""Draw the pictures of the README from a report: `make demo`, then `python tools/figures.py`."""
+"""Draw the images of the README from a report: `make demo`, then `python tools/figures.py`."""
 
 from __future__ import annotations
 

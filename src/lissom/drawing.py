@@ -1,4 +1,4 @@
-"""Draw the answer of a network onto a picture: labels of pixels as colours, boxes with names."""
+"""Draw the answer of a network onto an image: labels of pixels as colours, boxes with names."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COLOURS = (
 )
 OPACITY = 0.5
 MOST_NAMED = 24  # characters of a name beside a box
-MOST_WITH_NAMES = 8  # boxes in a picture; if there are more, names are left out
+MOST_WITH_NAMES = 8  # boxes in an image; if there are more, names are left out
 
 Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom
 
@@ -62,9 +62,9 @@ def class_colours(numbers: Tensor, classes: Sequence[str]) -> dict[str, str]:
 
 
 def draw_labels(picture: Image, labels: Tensor, shown: Tensor) -> Image:
-    """Return a picture with the classes (h w) of its pixels as semi-transparent colours.
+    """Return an image with the classes (h w) of its pixels as semi-transparent colours.
 
-    `shown` (h w) says which pixels have a class; the others do not change. The picture may be
+    `shown` (h w) says which pixels have a class; the others do not change. The image may be
     larger than the labels by an integer factor.
     """
     import torch
@@ -82,10 +82,10 @@ def draw_labels(picture: Image, labels: Tensor, shown: Tensor) -> Image:
 
 
 def draw_boxes(picture: Image, rows: Tensor, classes: Sequence[str], zoom: int) -> Image:
-    """Return a picture with boxes, rows (k 5) of x1 y1 x2 y2 class, in the colours of their classes.
+    """Return an image with boxes, rows (k 5) of x1 y1 x2 y2 class, in the colours of their classes.
 
-    Corners are in pixels of the picture before it was enlarged `zoom` times. Rows of class -1 and
-    boxes with NaN or infinite corners are left out. Parts outside of the picture are cut off. Names
+    Corners are in pixels of the image before it was enlarged `zoom` times. Rows of class -1 and
+    boxes with NaN or infinite corners are left out. Parts outside of the image are cut off. Names
     are written only if there are few boxes; many would hide one another, and the legend of
     `class_colours` is enough.
     """
@@ -114,7 +114,7 @@ def draw_edge(pen: ImageDraw, box: Box, colour: str) -> None:
     """Draw the outline of a box."""
     thick = max(2, round(max(pen.im.size) / 110))
     left, top, right, bottom = box
-    # a dark line on both sides makes a bright line visible on a bright picture
+    # a dark line on both sides makes a bright line visible on a bright image
     pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline="#000000", width=thick + 2)
     pen.rectangle(box, outline=colour, width=thick)
 

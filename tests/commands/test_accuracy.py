@@ -31,7 +31,7 @@ PREPROCESS = 'resize(20, "bicubic") | center_crop(16) | normalize("half")'
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A small network on a folder of pictures, its record, and its file for ONNX Runtime."""
+    """A small network on a folder of images, its record, and its file for ONNX Runtime."""
     root = tmp_path_factory.mktemp("made")
     draw = np.random.default_rng(0)
     for part, count in (("train", 8), ("test", 6)):
@@ -205,7 +205,7 @@ def test_a_script_for_what_a_few_lines_cannot_do_is_refused() -> None:
     assert "import openvino" in snippet("openvino", "m.xml", facts)
     with pytest.raises(LissomError, match="expected a target of onnxruntime, openvino, got mnn"):
         snippet("mnn", "m.mnn", facts)
-    with pytest.raises(LissomError, match="takes no picture, but numbers"):
+    with pytest.raises(LissomError, match="takes no image, but numbers"):
         snippet("onnxruntime", "m.onnx", {"preprocess": "as given"})
     with pytest.raises(LissomError, match="no code for resize"):
         snippet("onnxruntime", "m.onnx", {**facts, "preprocess": "resize(9, 9, antialias=False)"})

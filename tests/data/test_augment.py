@@ -108,7 +108,7 @@ def test_colours_change_as_said() -> None:
         (
             "train(1) | train(1, mosaic=0.5)",
             "digits",
-            "those of classify have no place in a picture",
+            "those of classify have no place in an image",
         ),
         ("train(1, colour=0.4)", "numbers", "colour: expected pixels in 0..255, got numbers"),
         ("train(1, augment='crop')", "rows", r"augment='crop': expected images \(n c h w\), got"),

@@ -39,7 +39,7 @@ OPERATIONS = st.builds(
 
 @st.composite
 def rectangles(draw: st.DrawFn) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
-    """Return the size of a picture, and a box in it that is large enough to be seen afterwards."""
+    """Return the size of an image, and a box in it that is large enough to be seen afterwards."""
     wide, high = draw(SIDES), draw(SIDES)
     x1, y1 = draw(st.integers(0, wide - 12)), draw(st.integers(0, high - 12))
     x2, y2 = draw(st.integers(x1 + 12, wide)), draw(st.integers(y1 + 12, high))
@@ -113,7 +113,5 @@ def test_samples_with_fewer_boxes_have_rows_without_one() -> None:
 def test_one_crowded_picture_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boxes, "MEMORY", 100)
     assert padded([torch.zeros(1, 5)] * 5).shape == (5, 1, 5)
-    with pytest.raises(
-        LissomError, match="one picture has 2 boxes; with as many rows for each of 5"
-    ):
+    with pytest.raises(LissomError, match="one image has 2 boxes; with as many rows for each of 5"):
         padded([torch.zeros(2, 5), *[torch.zeros(1, 5)] * 4])

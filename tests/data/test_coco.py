@@ -18,7 +18,7 @@ SHADES = {"cat": 120, "dog": 240}
 
 
 def scenes(folder: Path, count: int, size: tuple[int, int] = (32, 24)) -> dict[str, Any]:
-    """Write pictures of one bright rectangle, a cat or a dog by its shade, and return what is in them.
+    """Write images of one bright rectangle, a cat or a dog by its shade, and return what is in them.
 
     Every fourth one is empty.
     """
@@ -58,7 +58,7 @@ def three(root: Path, train: str = "train", valid: str = "val", test: str = "tes
 
 
 def check_boxes(split: Any, classes: tuple[str, ...]) -> int:
-    """Compare every box with the bright pixels of its picture; return how many there are."""
+    """Compare every box with the bright pixels of its image; return how many there are."""
     count = 0
     for pixels, rows in zip(split.pixels, split.labels, strict=True):
         boxes = rows[rows[:, 4] >= 0]
@@ -152,7 +152,7 @@ def test_boxes_that_are_none_are_left_out_and_counted(tmp_path: Path) -> None:
     ]
     data = Data.of(written(tmp_path / "a.json", tree))
     assert data.notes[1] == (
-        "boxes are left out: 1 around crowds (iscrowd), 2 of no size, 4 outside their picture"
+        "boxes are left out: 1 around crowds (iscrowd), 2 of no size, 4 outside their image"
     )
     splits = (data.train, data.valid, data.test)
     assert sum(check_boxes(split, data.classes) for split in splits) == 9
@@ -193,9 +193,9 @@ def test_large_sets_are_read_as_files(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_pictures_that_cannot_be_read_are_left_out_where_that_is_said(tmp_path: Path) -> None:
     name = three(tmp_path)
-    (tmp_path / "test" / "2.png").write_text("no picture")
+    (tmp_path / "test" / "2.png").write_text("no image")
     (tmp_path / "train" / "0.png").unlink()
-    with pytest.raises(LissomError, match=r"images\[0\]: there is no picture '0\.png' in"):
+    with pytest.raises(LissomError, match=r"images\[0\]: there is no image '0\.png' in"):
         Data.of(name)
     data = Data.of(name, skip_bad=True)
     assert data.notes == ["train: 1 unreadable file left out", "test: 1 unreadable file left out"]
@@ -234,16 +234,16 @@ MISTAKES: list[tuple[Callable[[Any], Any], str]] = [
     (first_box("image_id", {}), "expected an image_id"),
     (first_image("id", 11), r"images\[1\]: the id 11 stands for 0\.png already"),
     (first_image("id", 1.5), r"expected an id, a whole number or a text, got 1\.5"),
-    (first_image("file_name", "gone.png"), r"there is no picture 'gone\.png' in .*--skip-bad"),
-    (first_image("file_name", "x" * 5000), "there is no picture 'xxx"),
-    (first_image("file_name", "a\0b"), "there is no picture"),
-    (first_image("file_name", "\ud800"), "there is no picture"),
+    (first_image("file_name", "gone.png"), r"there is no image 'gone\.png' in .*--skip-bad"),
+    (first_image("file_name", "x" * 5000), "there is no image 'xxx"),
+    (first_image("file_name", "a\0b"), "there is no image"),
+    (first_image("file_name", "\ud800"), "there is no image"),
     (first_image("file_name", 5), "expected a file_name, got 5"),
     (first_image("file_name", "../all/0.png"), r"absolute paths and \.\. are refused"),
     (first_image("file_name", "a\\..\\0.png"), r"absolute paths and \.\. are refused"),
     (first_image("file_name", "/etc/passwd"), "absolute paths"),
     (first_image("file_name", "c:\\0.png"), "absolute paths"),
-    (first_image("file_name", "1.png"), r"expected each picture once, got .*1\.png twice"),
+    (first_image("file_name", "1.png"), r"expected each image once, got .*1\.png twice"),
     (
         first_image("width", 64),
         "expected the size that is stated beside its boxes, 64x24, got 32x24",
@@ -264,7 +264,7 @@ MISTAKES: list[tuple[Callable[[Any], Any], str]] = [
     ),
     (lambda tree: tree["categories"].append({"id": 4, "name": "\x1b[3m"}), "that can be printed"),
     (lambda tree: tree["annotations"].clear(), "expected boxes in the test set, got none in its 3"),
-    (lambda tree: [tree[key].clear() for key in ("annotations", "images")], "at least 10 pictures"),
+    (lambda tree: [tree[key].clear() for key in ("annotations", "images")], "at least 10 images"),
 ]
 
 

@@ -610,7 +610,7 @@ def test_images_of_other_sizes_are_said_to_be_resized_unless_a_size_is_given(
 
 
 def photo(width: int, height: int) -> Image.Image:
-    """Return a smooth picture, as JPEG is made for."""
+    """Return a smooth image, as JPEG is made for."""
     draw = np.random.default_rng(0).integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
     return Image.fromarray(draw).resize((width, height), Image.Resampling.BICUBIC)
 

@@ -18,7 +18,7 @@ from lissom.data.split import Files
 def pictures(
     root: Path, counts: dict[str, int], names: tuple[str, ...] = ("cat", "dog")
 ) -> set[bytes]:
-    """Write `counts` pictures of noise for each class into each part; return their pixels."""
+    """Write `counts` images of noise for each class into each part; return their pixels."""
     draw = np.random.default_rng(0)
     written = set()
     for part, count in counts.items():
@@ -163,7 +163,7 @@ def test_the_order_of_the_classes_is_part_of_what_data_are(tmp_path: Path) -> No
     assert one.fingerprint == Data.of(f"folder:{tmp_path}").fingerprint, "as the names are sorted"
 
 
-# how pictures are seen
+# how images are seen
 
 
 def test_pictures_are_seen_as_stated(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_pictures_that_come_out_in_two_sizes_are_refused(tmp_path: Path) -> None
     Image.new("RGB", (20, 20)).save(tmp_path / "test" / "dog" / "z.png")
     with pytest.raises(LissomError, match=r"different sizes, .*z.png 4x4 and others 4x5; end with"):
         Data.of(f"folder:{tmp_path}", preprocess="resize(4)", skip_bad=True)
-    with pytest.raises(LissomError, match="--size and a preprocess that changes pictures"):
+    with pytest.raises(LissomError, match="--size and a preprocess that changes images"):
         Data.of(f"folder:{tmp_path}", preprocess="resize(4, 4)", size=(4, 4))
     data = Data.of(f"folder:{tmp_path}", preprocess="scale(255)", size=(3, 5))
     assert data.size == (3, 5) and str(data.preprocess) == "resize(3, width=5) | scale(255.0)"

@@ -21,7 +21,7 @@ from lissom.learning.augmentation import augmented
 
 
 def scenes(root: Path, counts: dict[str, int], size: tuple[int, int] = (16, 24)) -> None:
-    """Write pictures of two shades, and labels that say which pixel has which; a row is unlabelled."""
+    """Write images of two shades, and labels that say which pixel has which; a row is unlabelled."""
     draw = np.random.default_rng(0)
     for part, count in counts.items():
         for name in ("images", "labels"):
@@ -111,9 +111,9 @@ def in_colour(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (without_labels, r"1 image of .*images have no label picture of that name in .*labels: 1"),
+        (without_labels, r"1 image of .*images have no label image of that name in .*labels: 1"),
         (other_size, "expected the size of its image, 24x16, got 5x5"),
-        (in_colour, "expected a label picture of one channel"),
+        (in_colour, "expected a label image of one channel"),
         (lambda root: shutil.rmtree(root / "test" / "labels"), "there is no folder .*labels"),
         (lambda root: shutil.rmtree(root / "test"), "has no folder 'test'; expected test/images"),
     ],

@@ -151,7 +151,7 @@ def test_targets_may_be_numbers() -> None:
         (3, "expected a Dataset, a DataLoader, a pair of tensors .*; got an int"),
         ((X, Y[:3]), "as many targets as inputs, got 3 and 40"),
         ([X[0], X[1], X[2]], r"expected samples \(input, target\), got \(3, 8, 8\) float32"),
-        ([("a.png", 1)] * 9, "expected an input that is a tensor, an array or a picture, got str"),
+        ([("a.png", 1)] * 9, "expected an input that is a tensor, an array or an image, got str"),
         ((torch.randn(40), Y), "got single numbers"),
         (torch.utils.data.TensorDataset(X, X, Y), r"got 3 parts, .* \(\(a, b\), target\)"),
         ([(X[k, :, : 4 + k % 2], 1) for k in range(40)], "reading it raised .*stack .*pad samples"),
@@ -165,9 +165,7 @@ def test_samples_of_another_form_are_refused(given: Any, said: str) -> None:
 
 
 def test_numbers_are_not_preprocessed() -> None:
-    with pytest.raises(
-        LissomError, match="which are taken as they are; preprocess is for pictures"
-    ):
+    with pytest.raises(LissomError, match="which are taken as they are; preprocess is for images"):
         Data.of_dataset((X, Y), preprocess="imagenet")
 
 
@@ -349,7 +347,7 @@ class Failing(IterableDataset[Any]):
         (lambda: {"test": (X[:1], Y[:1])}, "split is empty; more samples are needed"),
         (
             lambda: {"test": (torch.zeros(20, 8, 8).byte(), torch.arange(20))},
-            r"expected pictures \(c h w\) of 1 or 3 channels, .*inputs\[:, None\]",
+            r"expected images \(c h w\) of 1 or 3 channels, .*inputs\[:, None\]",
         ),
         (
             lambda: {"test": ((X * 99).byte(), Y), "train": (X, Y)},

@@ -70,7 +70,7 @@ def test_timm_says_it_in_its_configuration(
     assert timm_text(Timm(**config), "x", "here").startswith(
         wanted.replace('interpolation="bicubic"', "'bicubic'").replace("width=272, ", "272, ")
     )
-    with pytest.raises(LissomError, match="timm crops pictures to 240x320 in the mode"):
+    with pytest.raises(LissomError, match="timm crops images to 240x320 in the mode"):
         timm_text(Timm(**{**config, "input_size": (3, 240, 320)}), "x", "here")
 
 
@@ -84,7 +84,7 @@ def test_timm_says_it_in_its_configuration(
             "torchvision:resnet50:V9",
             "expected weights of IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT, got V9",
         ),
-        ("torchvision:fcn_resnet50", "resizes pictures for it to sizes that depend on them"),
+        ("torchvision:fcn_resnet50", "resizes images for it to sizes that depend on them"),
     ],
 )
 def test_what_no_library_says_is_refused(text: str, said: str) -> None:

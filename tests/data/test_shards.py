@@ -31,7 +31,7 @@ def picture(value: int, size: tuple[int, int] = (8, 6)) -> bytes:
 
 
 def samples(values: range, folder: str = "") -> Files:
-    """Return pictures of 10 times their number, each with its class: whether that is odd."""
+    """Return images of 10 times their number, each with its class: whether that is odd."""
     files = Files()
     for k in values:
         files[f"{folder}{k:04}.png"] = picture(10 * k)
@@ -58,7 +58,7 @@ def three(root: Path) -> str:
 
 
 def check_pixels(split: Any, values: range) -> None:
-    """Compare pictures and classes with those that were written."""
+    """Compare images and classes with those that were written."""
     shades = [int(x) // 10 for x in split.pixels[:, 0, 0, 0]]
     assert sorted(shades) == list(values)
     assert split.labels.tolist() == [k % 2 for k in shades]
@@ -109,8 +109,8 @@ def test_samples_are_named_up_to_the_first_dot(tmp_path: Path) -> None:
         # the same number in two folders is two samples; other files of a sample are not read
         files[f"a{k % 2}/../{k // 2}.JPEG"] = picture(10 * k)
         files[f"a{k % 2}/../{k // 2}.json"] = b'{"label": %d, "text": "x"}' % (k % 2)
-        files[f"a{k % 2}/../{k // 2}.seg.png"] = b"no picture"
-        files[f"/etc/._{k}.png"] = b"no picture"
+        files[f"a{k % 2}/../{k // 2}.seg.png"] = b"no image"
+        files[f"/etc/._{k}.png"] = b"no image"
     write(tmp_path / "a.tar", files)
     data = Data.of(f"shards:{tmp_path}/a.tar")
     assert len(data.train) + len(data.valid) + len(data.test) == 12
@@ -166,7 +166,7 @@ def test_members_lie_where_the_index_says(tmp_path: Path) -> None:
 def test_pictures_that_cannot_be_read_are_left_out_where_that_is_said(tmp_path: Path) -> None:
     name = three(tmp_path)
     files = samples(range(16, 22))
-    files["0016.png"] = b"no picture"
+    files["0016.png"] = b"no image"
     files["0017.png"] = files["0017.png"][:40]
     write(tmp_path / "test-000.tar", files)
     with pytest.raises(LissomError, match=r"test-000\.tar: 0016\.png: cannot be read as an image"):
@@ -203,10 +203,10 @@ def looping(root: Path) -> None:
         (lambda root: os.truncate(root / "test-000.tar", 9 * 512 + 3), "uncompressed tar .*unexpected"),
         (looping, "uncompressed tar .*header"),
         (lambda root: write(root / "other.tar", {}), "expected a name that begins with train, valid"),
-        (lambda root: write(root / "test-000.tar", {}), "the tars of test hold no picture"),
+        (lambda root: write(root / "test-000.tar", {}), "the tars of test hold no image"),
         (rewritten(x_png=b""), r"x\.png: expected its class beside it, a \.cls"),
-        (rewritten(x_cls=b"1"), r"x\.cls: there is no picture of that name beside it"),
-        (rewritten(x_png=b"", x_jpg=b""), r"expected one picture for each sample, got x\.png and x\.jpg"),
+        (rewritten(x_cls=b"1"), r"x\.cls: there is no image of that name beside it"),
+        (rewritten(x_png=b"", x_jpg=b""), r"expected one image for each sample, got x\.png and x\.jpg"),
         (rewritten(x_png=b"", x_cls=b"cat"), r"x\.cls: expected the number of a class .*got 'cat'"),
         (rewritten(x_png=b"", x_cls=b"-1"), "expected the number of a class .*got '-1'"),
         (rewritten(x_png=b"", x_cls=b"\xff\0"), "expected the number of a class"),

@@ -14,7 +14,7 @@ from lissom import Data, LissomError, Store, Task
 
 
 def table(root: Path, header: str, rows: list[str], count: int = 20) -> str:
-    """Write pictures whose brightness is 10 times their number, and a table; return how it is named."""
+    """Write images whose brightness is 10 times their number, and a table; return how it is named."""
     (root / "in").mkdir(exist_ok=True)
     for k in range(count):
         Image.fromarray(np.full((6, 8, 3), 10 * k, dtype=np.uint8)).save(root / "in" / f"{k}.png")
@@ -88,7 +88,7 @@ def test_numbers_go_the_whole_way(tmp_path: Path) -> None:
 
 def test_files_that_cannot_be_read_are_left_out_where_that_is_said(tmp_path: Path) -> None:
     name = table(tmp_path, "path,x", [f"in/{k}.png,{k % 2}" for k in range(20)])
-    (tmp_path / "in" / "3.png").write_text("no picture")
+    (tmp_path / "in" / "3.png").write_text("no image")
     with pytest.raises(LissomError, match=r"3\.png: cannot be read as an image"):
         Data.of(name)
     data = Data.of(name, skip_bad=True)

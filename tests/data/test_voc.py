@@ -24,7 +24,7 @@ def thing(name: str, corners: tuple[Any, ...], more: str = "") -> str:
 
 
 def scenes(root: Path, count: int = 20) -> str:
-    """Write pictures of one bright rectangle, and return the name of the data."""
+    """Write images of one bright rectangle, and return the name of the data."""
     for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (root / name).mkdir(parents=True)
     draw = np.random.default_rng(0)
@@ -44,7 +44,7 @@ def scenes(root: Path, count: int = 20) -> str:
 
 
 def listed(root: Path, **parts: range) -> None:
-    """Write which pictures are in which part."""
+    """Write which images are in which part."""
     for part, places in parts.items():
         names = "".join(f"{k:06}\n" for k in places)
         (root / "ImageSets" / "Main" / f"{part}.txt").write_text(names)
@@ -151,10 +151,10 @@ LAUGHS = '<!DOCTYPE a [<!ENTITY b "bbb"><!ENTITY c "&b;&b;">]><annotation>'
         (changed("xmax", "x"), "cannot be read as XML"),
         (changed("<width>32", "<width>64"), "stated beside its boxes, 64x24, got 32x24"),
         (changed("<width>32", "<width>-32"), "expected whole numbers for width and height, got '-32'"),
-        (in_list("000099"), r"there is no picture 000099\.\* in .*JPEGImages, of which test is"),
-        (in_list("../000002"), r"expected names of pictures without folder and ending, got '\.\./"),
-        (in_list("000001"), r"expected each picture once, got .*000001\.jpg twice"),
-        (in_list("000002"), "expected at least 10 pictures in test, got 2"),
+        (in_list("000099"), r"there is no image 000099\.\* in .*JPEGImages, of which test is"),
+        (in_list("../000002"), r"expected names of images without folder and ending, got '\.\./"),
+        (in_list("000001"), r"expected each image once, got .*000001\.jpg twice"),
+        (in_list("000002"), "expected at least 10 images in test, got 2"),
         (lambda root: (root / "Annotations" / "000004.xml").write_bytes(b"\xff\xfea"), "as UTF-8 text"),
         (lambda root: (root / "JPEGImages" / "000004.jpg").write_text("x"), "000004.jpg: cannot be read"),
         (lambda root: (root / "Annotations" / "000004.xml").unlink() or in_list("000004")(root),

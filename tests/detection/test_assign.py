@@ -39,7 +39,7 @@ def compared(call: Any, boxes: Tensor, targets: Tensor) -> Tensor:
 
 
 def plain(boxes: Tensor, scores: Tensor, targets: Tensor) -> dict[int, int]:
-    """Return in loops which place of a picture learns which row of its targets."""
+    """Return in loops which place of an image learns which row of its targets."""
     rows = [k for k in range(len(targets)) if targets[k, 4] >= 0]
     claims: dict[int, list[tuple[float, int]]] = {}
     overlaps = compared(box_iou, boxes, targets)

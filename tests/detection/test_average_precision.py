@@ -38,7 +38,7 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def plain_average_precision(pictures: list[Picture], label: int, threshold: float) -> float | None:
-    """Compute one average precision in loops; None where no picture shows the class."""
+    """Compute one average precision in loops; None where no image shows the class."""
     events = []  # score, and whether the detection is right
     total = 0
     for found, targets in pictures:
@@ -84,7 +84,7 @@ def plain(pictures: list[Picture], classes: int) -> dict[str, float]:
 
 
 def drawn(rng: np.random.Generator, classes: int) -> Picture:
-    """Draw a picture: true boxes, detections near them, detections anywhere."""
+    """Draw an image: true boxes, detections near them, detections anywhere."""
     count = rng.integers(0, 5)
     corners = rng.uniform(0, 80, (count, 2))
     true = np.concatenate([corners, corners + rng.uniform(5, 40, (count, 2))], 1)

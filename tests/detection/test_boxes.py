@@ -22,7 +22,7 @@ from lissom.detection.boxes import (
 
 def boxes(seed: int, count: int) -> Tensor:
     rng = torch.Generator().manual_seed(seed)
-    corners = 50 * torch.rand(count, 2, generator=rng) - 25  # some outside of the picture
+    corners = 50 * torch.rand(count, 2, generator=rng) - 25  # some outside of the image
     return torch.cat([corners, corners + 1 + 30 * torch.rand(count, 2, generator=rng)], 1)
 
 

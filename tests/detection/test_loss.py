@@ -25,7 +25,7 @@ each = pytest.mark.parametrize("scores", MODES)
 
 
 def drawn(seed: int, pictures: int, places: int, true: int, scores: Scores) -> tuple[Tensor, ...]:
-    """Return boxes, logits of 3 classes and targets of some pictures."""
+    """Return boxes, logits of 3 classes and targets of some images."""
     rng = torch.Generator().manual_seed(seed)
 
     def boxes(count: int) -> Tensor:
@@ -132,8 +132,8 @@ def test_pictures_without_a_box_teach_that_there_is_none(scores: Scores) -> None
     if scores == "sigmoid":
         assert (logits.grad > 0).all()
         focal = logits.sigmoid() * F.softplus(logits)
-        torch.testing.assert_close(loss, focal.sum() / 2)  # as if each of two pictures had a box
-    else:  # 3 places of each picture, whose background is to grow
+        torch.testing.assert_close(loss, focal.sum() / 2)  # as if each of two images had a box
+    else:  # 3 places of each image, whose background is to grow
         assert ((logits.grad[..., 0] < 0).sum(1) == 3).all()
         assert (logits.grad[..., 1:] >= 0).all()
 
@@ -199,7 +199,7 @@ def test_nothing_is_made_on_another_device_than_the_outputs(scores: Scores) -> N
 
 
 def pictures(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return pictures (n 3 64 64) of one to three squares and discs, and their boxes (n 3 5)."""
+    """Return images (n 3 64 64) of one to three squares and discs, and their boxes (n 3 5)."""
     rng = torch.Generator().manual_seed(seed)
 
     def draw(low: int, high: int) -> int:

@@ -32,7 +32,7 @@ TWO_STAGES = ("fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_resnet50_fpn_
 
 
 def network(name: str) -> Any:
-    """A detector whose places differ, and which leaves pictures as they are."""
+    """A detector whose places differ, and which leaves images as they are."""
     torch.manual_seed(0)
     net: Any = get_model_builder(name)(weights=None, weights_backbone=None, num_classes=4)
     for layer in net.modules():

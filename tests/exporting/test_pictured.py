@@ -53,7 +53,7 @@ TEXTS = [
 
 
 def sight(height: int, width: int, seed: int) -> Image.Image:
-    """A picture with edges and smooth parts."""
+    """An image with edges and smooth parts."""
     draw = np.random.default_rng(seed)
     coarse = draw.integers(0, 256, (3 + seed % 5, 4, 3)).astype(np.uint8)
     picture = np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
@@ -80,7 +80,7 @@ def file_of(text: str, height: int, width: int, path: Path) -> Path:
 
 
 def seen_by(runtime: str, path: Path, picture: Image.Image) -> np.ndarray:
-    """The pixels (height width c) that a file makes of a picture."""
+    """The pixels (height width c) that a file makes of an image."""
     given = np.asarray(picture)[None]
     (pixels,) = method_of("targets", runtime).load(path, 1)([given])
     return np.asarray(pixels[0].transpose(1, 2, 0))
@@ -126,7 +126,7 @@ def test_openvino_sees_nearly_what_pillow_sees(text: str, tmp_path: Path) -> Non
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A classifier of pictures of several sizes in a store, and a picture."""
+    """A classifier of images of several sizes in a store, and an image."""
     root = tmp_path_factory.mktemp("made")
     for part, count in (("train", 6), ("test", 3)):
         for label in ("dark", "bright"):
@@ -148,7 +148,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_a_file_and_its_script_take_a_picture_as_it_is(
     made: dict[str, Any], runtime: str, tmp_path: Path
 ) -> None:
-    """The plain file with a script that prepares the picture prints the same class."""
+    """The plain file with a script that prepares the image prints the same class."""
     printed = []
     for words in (["--pictures"], []):
         home = tmp_path / ("whole" if words else "plain")
@@ -183,7 +183,7 @@ def test_a_file_and_its_script_take_a_picture_as_it_is(
         (
             "torch",
             None,
-            "torch cannot resize pictures as Pillow does; onnxruntime and openvino can",
+            "torch cannot resize images as Pillow does; onnxruntime and openvino can",
         ),
         (
             "onnxruntime",
@@ -222,7 +222,7 @@ def test_a_file_that_sees_pictures_otherwise_is_not_written(
         take_pictures(proto, Preprocess.of("resize(90) | center_crop(32)"))
 
     monkeypatch.setattr("lissom.exporting.onnx.pictured.take_pictures", other)
-    with pytest.raises(ParityError, match=r"outputs differ by .* on pictures; nothing was written"):
+    with pytest.raises(ParityError, match=r"outputs differ by .* on images; nothing was written"):
         export_key(
             made["key"], made["store"], "onnxruntime", tmp_path / "m.onnx", Wanted(pictures=True)
         )
@@ -230,7 +230,7 @@ def test_a_file_that_sees_pictures_otherwise_is_not_written(
 
 
 def test_boxes_are_those_of_the_picture(tmp_path: Path) -> None:
-    """A network that always finds one box: the file gives it in pixels of each picture."""
+    """A network that always finds one box: the file gives it in pixels of each image."""
 
     class Fixed(nn.Module):
         def forward(self, x: Tensor) -> dict[str, Tensor]:

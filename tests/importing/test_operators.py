@@ -48,7 +48,7 @@ REFUSED = {
     "keep_aspect_ratio_policy": "sizes that depend on two of them",
     "exclude_outside|antialias|cubic_coeff_a": "weights that PyTorch does not have",
     "batch or channels are resized": "PyTorch resizes positions only",
-    "mode '.*' on .* axes": "PyTorch has cubic for pictures only",
+    "mode '.*' on .* axes": "PyTorch has cubic for images only",
     "mode .* on axis": "PyTorch mirrors positions only",
     "places of its largest values": "second outputs of pooling",
     "storage_order": "the same",
@@ -60,7 +60,7 @@ REFUSED = {
     "rounding other than between layers": "rounding alone",
     "expected a constant": "shapes that are inputs themselves",
     "bias of .* beside a limit": "a shrink that PyTorch lacks",
-    "a kernel of .* axes": "pictures of other axes",
+    "a kernel of .* axes": "images of other axes",
     "is no tensor of known axes": "sequences, and values that may be missing",
 }
 # not a difference that matters

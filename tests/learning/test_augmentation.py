@@ -90,7 +90,7 @@ def test_randaugment_is_that_of_torchvision_and_leaves_the_generators_alone() ->
     found, _ = vary("randaugment(3, 12)", pictures)
     after = torch.rand(1)
     torch.manual_seed(5)
-    assert torch.equal(after, torch.rand(1)), "drawing pictures must not change what layers draw"
+    assert torch.equal(after, torch.rand(1)), "drawing images must not change what layers draw"
     torch.manual_seed(int(torch.randint(2**31, (1,), generator=rng())))
     theirs = v2.RandAugment(3, 12)
     assert torch.equal(found, torch.stack([theirs(picture) for picture in pictures]))
@@ -136,7 +136,7 @@ def test_cutmix_gives_each_class_the_area_it_has() -> None:
         mixed, targets = cut(pictures, labels, rng(seed), Classify(), 3)
         shares = torch.stack([(mixed == c).float().mean((1, 2, 3)) for c in range(3)], 1)
         torch.testing.assert_close(shares, targets)
-        foreign = (mixed != pictures).any(0)[0]  # of all pictures: the box
+        foreign = (mixed != pictures).any(0)[0]  # of all images: the box
         rows, columns = foreign.any(1).nonzero(), foreign.any(0).nonzero()
         if len(rows):
             box = foreign[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]

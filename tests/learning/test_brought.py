@@ -15,7 +15,7 @@ from lissom.learning.brought import check_brought, tried
 
 
 class Bright(nn.Module):
-    """Call a picture 1 where its numbers, as 0 to 255, are above 100 in the mean."""
+    """Call an image 1 where its numbers, as 0 to 255, are above 100 in the mean."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Bright(nn.Module):
 
 
 def bright_pictures(folder: Path, side: int = 64) -> None:
-    """Write pictures of noise in two classes: around 60 and around 140."""
+    """Write images of noise in two classes: around 60 and around 140."""
     import numpy as np
     from PIL import Image
 
@@ -58,7 +58,7 @@ def brought(data: Data, weights: str) -> Task:
 def test_the_preprocessing_that_fits_best_is_named_and_asked_for(trained: tuple[str, str]) -> None:
     name, weights = trained
     task = brought(Data.of(name, size=(64, 64)), weights)
-    with pytest.raises(LissomError, match="nobody said how the network sees pictures") as caught:
+    with pytest.raises(LissomError, match="nobody said how the network sees images") as caught:
         check_brought(task, [Recipe("quantize(8)")])
     found = re.search(r"--preprocess '([^']*)' fits best: top1 (\d\.\d+)", str(caught.value))
     assert found is not None

@@ -25,7 +25,7 @@ MODES = {
 
 
 def picture(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Any:
-    """Return a picture of noise."""
+    """Return an image of noise."""
     draw = np.random.default_rng(seed)
     shape = (height, width, 3) if mode == "RGB" else (height, width)
     return Image.fromarray(draw.integers(0, 256, shape, dtype=np.uint8))
@@ -132,7 +132,7 @@ def test_gray_is_luma_and_bgr_turns_the_channels_round() -> None:
     assert np.array_equal(shown("gray", image), np.asarray(image.convert("L")))
     assert np.array_equal(shown("bgr", image), np.asarray(image)[..., ::-1])
     assert Preprocess.of("bgr").order == "BGR" and Preprocess.of("bgr | bgr").order == "RGB"
-    with pytest.raises(LissomError, match="bgr needs pictures of three channels"):
+    with pytest.raises(LissomError, match="bgr needs images of three channels"):
         shown("gray | bgr", image)
 
 
@@ -197,7 +197,7 @@ def test_the_numbers_of_the_data_are_measured_at_their_place(before: str) -> Non
         ("normalize(std=0)", "expected a value > 0, got 0"),
         ("normalize(std=(1, 0, 1))", r"expected a value > 0, got \(1, 0, 1\)"),
         ("normalize(mean=())", "expected a number, a text in quotes"),
-        ('normalize("half") | resize(3)', r"resize\(3\) changes the picture; it must stand before"),
+        ('normalize("half") | resize(3)', r"resize\(3\) changes the image; it must stand before"),
         ("resize({3, 4})", "expected one operation, got 2"),
         ("resize(3) |", "nothing follows"),
         (

@@ -252,7 +252,7 @@ def test_a_network_is_asked_once(
     album.save_network(record["float"]["key"])
     assert said == []
     album.save_network(record["key"])
-    assert len(said) == 1 and "cannot be shown as pictures" in said[0]
+    assert len(said) == 1 and "cannot be shown as images" in said[0]
 
 
 def test_what_goes_wrong_with_pictures_costs_no_measurement(
@@ -268,7 +268,7 @@ def test_what_goes_wrong_with_pictures_costs_no_measurement(
     store = Store(tmp_path)
     (record,) = lissom.run("quantize(8)", task, store, targets="onnxruntime", say=said.append)
     assert record["targets"]["onnxruntime"]["top1"] is not None
-    assert sum("pictures (no words)" in line for line in said) == 2
+    assert sum("images (no words)" in line for line in said) == 2
     assert store.pictures(record["key"]) == [] == store.pictures(record["float"]["key"])
 
 

@@ -77,14 +77,14 @@ class Counts(Face):
 
 @pytest.fixture
 def brought(tmp_path: Path) -> tuple[str, str, Path]:
-    """A folder of pictures in folders, code that builds a network, and weights of it."""
+    """A folder of images in folders, code that builds a network, and weights of it."""
     draw = np.random.default_rng(0)
     for k in range(40):
         folder = tmp_path / "pictures" / ("a" if k % 3 else "b/c")
         folder.mkdir(parents=True, exist_ok=True)
         pixels = draw.integers(0, 6 * k + 10, (16, 20, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{k}.png")
-    (tmp_path / "pictures" / "notes.txt").write_text("no picture")
+    (tmp_path / "pictures" / "notes.txt").write_text("no image")
     (tmp_path / "net.py").write_text(NET)
     torch.manual_seed(3)
     save_file(factory("resnet8")(7, 3).state_dict(), tmp_path / "net.safetensors")
@@ -116,7 +116,7 @@ def test_labels_need_a_network_that_knows_something(brought: tuple[str, str, Pat
     with pytest.raises(LissomError, match=r"has no labels, which a trained network has to give"):
         Task.of("resnet8", data)
     with pytest.raises(
-        LissomError, match=r"expected outputs \(batch, classes\) for pictures without"
+        LissomError, match=r"expected outputs \(batch, classes\) for images without"
     ):
         Task.of(model.replace(":make", ":pictures"), data)
     with pytest.raises(LissomError, match=r"narrow: it raised RuntimeError: mat1 and mat2"):

@@ -58,7 +58,7 @@ def hidden(words: list[str]) -> list[str]:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Two classes of pictures in a folder whose name has a space, other letters, and what looks
+    """Two classes of images in a folder whose name has a space, other letters, and what looks
     like a drive.
     """
     root, draw = tmp_path / "Fotos für 小" / r"C:\my photos", np.random.default_rng(0)

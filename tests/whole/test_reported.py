@@ -248,7 +248,7 @@ def compiled() -> nn.Module:
 
 
 def super_resolution() -> nn.Module:
-    # https://github.com/openvinotoolkit/openvino/issues/439: of pictures that are no squares
+    # https://github.com/openvinotoolkit/openvino/issues/439: of images that are no squares
     return nn.Sequential(
         conv(3, 16), nn.ReLU(), conv(16, 32), nn.PixelShuffle(2), conv(8, 12), nn.PixelShuffle(2)
     )

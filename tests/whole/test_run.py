@@ -30,7 +30,7 @@ RECIPE = 'train(2, batch=16) | prune(0.5, multiple=4) | distill("kd", 1, batch=1
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of 16x16 pictures: bright above, bright below."""
+    """Two classes of 16x16 images: bright above, bright below."""
     root, draw = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for part, count in (("train", 60), ("test", 20)):
         for half, name in enumerate(("above", "below")):

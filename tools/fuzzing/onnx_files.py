@@ -90,7 +90,7 @@ class Onnx(Family):
         return refused(lambda: from_onnx(path))
 
 
-# what is between is large, and valid: a network may need a GiB for pictures of 60,000 rows
+# what is between is large, and valid: a network may need a GiB for images of 60,000 rows
 WHOLE = (0, 1, -1, 2, 3, 5, 7, 8, 16, 255, 2**31, -(2**31), 2**40, 2**62, -(2**63))
 REAL = (0.0, 1.0, -1.0, 0.5, 1e-30, 1e30, float("inf"), float("nan"))
 

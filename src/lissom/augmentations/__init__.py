@@ -1,1 +1,1 @@
-"""Augmentations of training pictures; one in each file."""
+"""Augmentations of training images; one in each file."""

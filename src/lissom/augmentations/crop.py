@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Crop(Augmentation):
-    """Shift each picture by up to an eighth of its smaller side, in both directions.
+    """Shift each image by up to an eighth of its smaller side, in both directions.
 
-    Gaps are black. Boxes and label pictures are shifted too.
-    Also known as: random crop with padding, RandomCrop(32, padding=4) for pictures of 32 pixels.
+    Gaps are black. Boxes and label images are shifted too.
+    Also known as: random crop with padding, RandomCrop(32, padding=4) for images of 32 pixels.
     Source: He et al. 2015, Deep Residual Learning for Image Recognition,
     https://arxiv.org/abs/1512.03385, section 4.2.
     """

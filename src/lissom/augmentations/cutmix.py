@@ -21,10 +21,10 @@ class Cutmix(Augmentation):
     """Paste a box of another sample of the batch into each, and mix their classes by area.
 
     sides of the box = sqrt(1 - share) of the picture's, share ~ Beta(alpha, alpha)
-    y = area outside * y_i + area of the box * y_j, as shares of the picture
+    y = area outside * y_i + area of the box * y_j, as shares of the image
 
     y: (n classes), 1 for the class of a sample. The box has a random centre, is the same in all
-    pictures of a batch, and is clipped to them. Together with mixup, one of the two is drawn for
+    images of a batch, and is clipped to them. Together with mixup, one of the two is drawn for
     each batch.
     Source: Yun et al. 2019, CutMix: Regularization Strategy to Train Strong Classifiers with
     Localizable Features, https://arxiv.org/abs/1905.04899.

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Flip(Augmentation):
-    """Mirror each picture left to right with probability one half.
+    """Mirror each image left to right with probability one half.
 
-    Boxes and label pictures are mirrored too.
+    Boxes and label images are mirrored too.
     Also known as: RandomHorizontalFlip.
     Source: Krizhevsky, Sutskever and Hinton 2012, ImageNet Classification with Deep Convolutional
     Neural Networks, section 4.1.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RandAugment(Augmentation):
-    """Apply randomly drawn operations to each picture, all of one magnitude.
+    """Apply randomly drawn operations to each image, all of one magnitude.
 
     The list is torchvision's: shear, translate, rotate, brightness, colour, contrast, sharpness,
     posterize, solarize, autocontrast, equalize, or none.
@@ -30,7 +30,7 @@ class RandAugment(Augmentation):
     sees = "8 bits"
     moves = True
 
-    operations: int = arg("operations for each picture", 2, low=1, high=16)
+    operations: int = arg("operations for each image", 2, low=1, high=16)
     magnitude: int = arg("their strength, from 0 to 30", 9, low=0, high=30)
 
     def __call__(

@@ -1,4 +1,4 @@
-"""A random part of a picture, resized to the whole picture."""
+"""A random part of an image, resized to the whole image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ResizedCrop(Augmentation):
-    """Cut a random part out of each picture and enlarge it to the picture's size.
+    """Cut a random part out of each image and enlarge it to the size of the image.
 
     share of the area: uniform from `least` to 1
     height / width:    from 3/4 to 4/3, uniform in its logarithm
@@ -27,7 +27,7 @@ class ResizedCrop(Augmentation):
     Also known as: RandomResizedCrop, Inception-style crops.
     Source: Szegedy et al. 2014, Going Deeper with Convolutions, https://arxiv.org/abs/1409.4842,
     section 6; torchvision.transforms.v2.RandomResizedCrop.
-    Differs: the crop is taken from the preprocessed picture, not from the larger file.
+    Differs: the crop is taken from the preprocessed image, not from the larger file.
     """
 
     moves = True

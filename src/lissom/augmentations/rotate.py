@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rotate(Augmentation):
-    """Rotate each picture about its centre by up to `degrees` either way.
+    """Rotate each image about its centre by up to `degrees` either way.
 
     The interpolation is bilinear; gaps are black.
     Also known as: RandomRotation.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..tasks.task import Task
 
 
-# options on how pictures are read, and on how a network is built
+# options on how images are read, and on how a network is built
 OF_PICTURES = ("size", "channels", "skip_bad", "data_root")
 OF_MODEL = ("model_args", "weights", "preprocess", "classes", "kind")
 
@@ -51,7 +51,8 @@ class Brought:
         str,
         typer.Option(
             "--model-args",
-            help="Arguments of the builder, as in 'num_classes=3, width=0.5'.",
+            help="Arguments of the builder, as in 'num_classes=3, width=0.5'; with onnx:FILE, "
+            "values of inputs, as in 'sr=16000'.",
         ),
     ] = ""
     weights: Annotated[
@@ -67,7 +68,7 @@ class Brought:
         str | None,
         typer.Option(
             "--preprocess",
-            help="The preprocessing of pictures, as in 'resize(256) | center_crop(224) | "
+            help="The preprocessing of images, as in 'resize(256) | center_crop(224) | "
             'normalize("imagenet")\'; or a short name: imagenet, cifar10, data, timm, torchvision.',
         ),
     ] = None

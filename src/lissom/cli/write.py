@@ -53,15 +53,13 @@ def export(
         bool,
         typer.Option(
             "--pictures",
-            help="Put all of the preprocessing into the file: it takes pictures of any size, (n "
+            help="Put all of the preprocessing into the file: it takes images of any size, (n "
             "height width c) in 8 bits, and gives boxes in their pixels.",
         ),
     ] = False,
     snippet: Annotated[
         bool,
-        typer.Option(
-            "--snippet", help="Also write a short script that runs the file on a picture."
-        ),
+        typer.Option("--snippet", help="Also write a short script that runs the file on an image."),
     ] = False,
     model: Again = None,
     store: Place = STORE,
@@ -115,7 +113,7 @@ def bench(
     preprocess: Annotated[
         str | None,
         typer.Option(
-            "--preprocess", help="The preprocessing of pictures; by default that of each file."
+            "--preprocess", help="The preprocessing of images; by default that of each file."
         ),
     ] = None,
     classes: Annotated[

@@ -53,7 +53,7 @@ def is_baked(facts: Mapping[str, Any]) -> bool:
 
 
 def takes_pictures(facts: Mapping[str, Any]) -> bool:
-    """Return whether a file takes pictures of any size (n height width c) in 8 bits."""
+    """Return whether a file takes images of any size (n height width c) in 8 bits."""
     return facts.get("pictures") in ("true", True)
 
 

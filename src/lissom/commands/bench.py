@@ -162,7 +162,7 @@ def measured_metrics(
         if given != pair.shapes:
             raise LissomError(
                 f"bench: {pair.path.name} takes inputs of {pair.shapes}, and {seen.name} gives {given}; "
-                "--preprocess says how pictures are seen"
+                "--preprocess says how images are seen"
             )
         say(f"{pair.name}  {pair.target}: {len(seen.test)} test samples")
         metrics[pair.target, pair.path] = file_metrics(pair.path, pair.target, seen, kind=kind)
@@ -241,7 +241,7 @@ def uncompressed(
 
 
 def given_size(path: Path, shape: tuple[int, ...]) -> list[Input]:
-    """Return the inputs of a file for one sample of `shape` (c h w); they may be 8-bit pictures."""
+    """Return the inputs of a file for one sample of `shape` (c h w); they may be 8-bit images."""
     if not takes_pictures(facts_in(path)):
         return images((1, *shape))
     channels, height, width = shape

@@ -48,7 +48,7 @@ def export_key(
 ) -> Path:
     """Write a finished network as a file for one target; return its path, by default model.*.
 
-    `with_code` also writes a script beside it that runs the file on a picture. The store keeps
+    `with_code` also writes a script beside it that runs the file on an image. The store keeps
     OpenVINO's two files as one zip, which is unpacked unless `output` has another ending than .xml.
     """
     target = one_target(to)

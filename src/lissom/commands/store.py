@@ -216,7 +216,7 @@ def verified(store: Store) -> dict[str, Any]:
                 if place == folder:
                     cure = remedy(folder)
                 elif place.name.startswith(PICTURES):
-                    cure = f"delete {place}, which holds pictures for the report alone"
+                    cure = f"delete {place}, which holds images for the report alone"
                 wrongs.append(
                     f"{name}: {bad} is not what was written (its SHA-256 differs); {cure}"
                 )

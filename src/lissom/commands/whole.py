@@ -32,7 +32,7 @@ from ..trees import Tree, called, put_in
 # share of detections that a file with non-maximum suppression must have in common with one without
 ALIKE = 0.98
 LEAST_IOU = 0.9
-# (height, width) of the pictures on which a file is tried: wide, high, small
+# (height, width) of the images on which a file is tried: wide, high, small
 SIZES = ((375, 500), (640, 427), (97, 61))
 
 
@@ -63,7 +63,7 @@ def preprocess_inside(record: dict[str, Any], target: Target) -> Preprocess:
     """Return the preprocessing to put into a file. Raises LissomError if that is impossible."""
     if not target.pictures:
         raise LissomError(
-            f"--pictures: {target} cannot resize pictures as Pillow does; onnxruntime and openvino can"
+            f"--pictures: {target} cannot resize images as Pillow does; onnxruntime and openvino can"
         )
     text = shown_preprocess(record, bake=True)
     if text == AS_GIVEN:
@@ -78,7 +78,7 @@ def preprocess_inside(record: dict[str, Any], target: Target) -> Preprocess:
         size = placements[-1].size if placements else (width, height)
         if size != wanted:
             raise LissomError(
-                f"--pictures: a picture of {height}x{width} becomes one of {size[1]}x{size[0]} by "
+                f"--pictures: an image of {height}x{width} becomes one of {size[1]}x{size[0]} by "
                 f"'{preprocess}', and the network takes {wanted[1]}x{wanted[0]}; expected a "
                 "preprocessing that makes one size of all, such as "
                 f"resize({wanted[1]}, {wanted[0]}), when the network was made"
@@ -113,7 +113,7 @@ def export_whole(
         facts |= {"nms": "true", "kind": str(kind)}
     if preprocess is not None:
         whole = Pictured(whole, preprocess)
-        facts |= {"pictures": "true", "input": "pictures of any size (n height width c), 8 bits"}
+        facts |= {"pictures": "true", "input": "images of any size (n height width c), 8 bits"}
     target.export(whole, path, shape, facts)
     if not path.suffix.startswith(".onnx"):
         path.with_name(path.name + ".json").write_text(json.dumps(facts, indent=1), "utf-8")
@@ -145,7 +145,7 @@ def check_outputs(target: Target, outputs: Sequence[Tree], wanted: Sequence[Tree
     gap = Gap()
     for ours, theirs in zip(outputs, wanted, strict=True):
         gap.add(ours, theirs)
-    gap.check(target, quantized=True, on="pictures; nothing was written")
+    gap.check(target, quantized=True, on="images; nothing was written")
 
 
 def check_detections(
@@ -171,7 +171,7 @@ def answers(target: Target, path: Path, shown: Sequence[np.ndarray]) -> list[lis
 def pictures_and_pixels(
     preprocess: Preprocess | None, shape: tuple[int, ...]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return a few pictures (1 height width c), each with its preprocessed pixels (1 c h w)."""
+    """Return a few images (1 height width c), each with its preprocessed pixels (1 c h w)."""
     if preprocess is None:
         return []
     channels = 3 if preprocess.channels(3) == shape[0] else shape[0]
@@ -180,7 +180,7 @@ def pictures_and_pixels(
 
 
 def sight(height: int, width: int, channels: int) -> Image.Image:
-    """Return a synthetic picture that is smooth like a photograph, with an edge in it."""
+    """Return a synthetic image that is smooth like a photograph, with an edge in it."""
     draw = np.random.default_rng(0)
     coarse = Image.fromarray(draw.integers(0, 256, (9, 12, 3)).astype(np.uint8))
     pixels = np.array(coarse.resize((width, height), Image.Resampling.BICUBIC))
@@ -189,7 +189,7 @@ def sight(height: int, width: int, channels: int) -> Image.Image:
 
 
 def stacked(picture: Image.Image) -> np.ndarray:
-    """Return a picture as (1 height width c)."""
+    """Return an image as (1 height width c)."""
     pixels = np.asarray(picture)
     return pixels.reshape(1, *pixels.shape[:2], -1)
 
@@ -200,7 +200,7 @@ def planes(pixels: np.ndarray) -> np.ndarray:
 
 
 def placed_back(found: Detections, preprocess: Preprocess, size: tuple[int, int]) -> Detections:
-    """Return detections in pixels of the original picture of `size` (width, height)."""
+    """Return detections in pixels of the original image of `size` (width, height)."""
     boxes, scores, classes = found
     for placement in reversed(preprocess.placements(size)):
         offset = torch.tensor(placement.offset * 2, dtype=boxes.dtype)

@@ -101,7 +101,7 @@ def partners(count: int, alpha: float, draw: Generator) -> tuple[float, Tensor]:
 
 
 def box(height: int, width: int, area: float, draw: Generator) -> tuple[slice, slice]:
-    """Draw rows and columns of a box with a share `area` of the picture, clipped to the picture."""
+    """Draw rows and columns of a box with a share `area` of the image, clipped to the image."""
     slices = []
     for side in (height, width):
         half = int(side * math.sqrt(area)) // 2

@@ -1,4 +1,4 @@
-"""Bounding boxes: transformed with their pictures, and held in one tensor for a split."""
+"""Bounding boxes: transformed with their images, and held in one tensor for a split."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ LARGEST = 1_000_000  # a coordinate in a file must be smaller
 
 @dataclass(frozen=True)
 class Boxed:
-    """A picture and its annotated boxes, each with the name of its class.
+    """An image and its annotated boxes, each with the name of its class.
 
-    Corners are in pixels from the top left corner of the picture. `size` is the picture's size in
+    Corners are in pixels from the top left corner of the image. `size` is the picture's size in
     the annotation file, None if it is not stated.
     """
 
@@ -44,7 +44,7 @@ class Boxed:
 
 @dataclass
 class Annotations:
-    """The annotations of a data set: classes, and pictures with boxes in each part, or in `all`.
+    """The annotations of a data set: classes, and images with boxes in each part, or in `all`.
 
     `fingerprint` changes with the contents of the files. `left_out` counts omitted boxes by reason.
     """
@@ -63,10 +63,10 @@ def read_boxes(
     skip_bad: bool,
     preprocess: Preprocess,
 ) -> Read:
-    """Read pictures and their boxes, both preprocessed; the labels are in the form of `padded`.
+    """Read images and their boxes, both preprocessed; the labels are in the form of `padded`.
 
     Without a part `test`, a test set is set apart as for folders. Raises LissomError for classes
-    that do not fit, pictures of another size than stated, and a test set without boxes.
+    that do not fit, images of another size than stated, and a test set without boxes.
     """
     check_annotations(annotations)
     splits, notes = arranged({part: {"": group} for part, group in annotations.parts.items()})
@@ -85,7 +85,7 @@ def read_boxes(
     if not (read["test"].labels[..., 4] != NONE).any():
         raise LissomError(
             f"data {annotations.name}: expected boxes in the test set, got none in its "
-            f"{counted(len(read['test']), 'picture')}"
+            f"{counted(len(read['test']), 'image')}"
         )
     reasons = [f"{count} {reason}" for reason, count in sorted(left_out.items()) if count]
     if reasons:
@@ -110,21 +110,21 @@ def read_boxes(
 
 
 def check_annotations(annotations: Annotations) -> None:
-    """Raise LissomError for too few or repeated pictures, and for ambiguous or unknown classes."""
+    """Raise LissomError for too few or repeated images, and for ambiguous or unknown classes."""
     where = f"data {annotations.name}"
     parts = annotations.parts
     paths = Counter(sample.path for sample in chain(*parts.values()))
     twice = [path for path, times in paths.items() if times > 1]
     if twice:
         raise LissomError(
-            f"{where}: expected each picture once, got {twice[0]} twice; what is learned from must not "
+            f"{where}: expected each image once, got {twice[0]} twice; what is learned from must not "
             "be tested on"
         )
     for part, samples in parts.items():
         least = LEAST if len(parts) == 1 else 1  # a single part is split into two
         if len(samples) < least:
             raise LissomError(
-                f"{where}: expected at least {counted(least, 'picture')} in {part}, got {len(samples)}"
+                f"{where}: expected at least {counted(least, 'image')} in {part}, got {len(samples)}"
             )
     # class names are written into records and exported files
     strange = [name for name in annotations.classes if not name.strip() or not name.isprintable()]
@@ -152,7 +152,7 @@ def check_annotations(annotations: Annotations) -> None:
 def boxes_seen(
     sample: Boxed, numbers: Mapping[str, int], reading: Reading, left_out: Counter[str]
 ) -> Tensor:
-    """Return the boxes (k 5) of a preprocessed picture, and count those that are left out."""
+    """Return the boxes (k 5) of a preprocessed image, and count those that are left out."""
     rows = [
         [*corners, numbers[name]]
         for corners, name in zip(sample.corners, sample.names, strict=True)
@@ -163,20 +163,20 @@ def boxes_seen(
     except LissomError:
         if not reading.skip_bad:
             raise
-        return boxes[:0]  # the picture is left out too
+        return boxes[:0]  # the image is left out too
     if sample.size not in (None, size):
         assert sample.size is not None
         raise LissomError(
             f"data: {sample.path}: expected the size that is stated beside its boxes, "
             f"{sample.size[0]}x{sample.size[1]}, got {size[0]}x{size[1]}; boxes are in pixels of the "
-            "picture, so that both must be of one size"
+            "image, so that both must be of one size"
         )
     sized = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     boxes = clipped(boxes, size)
     inside = areas(boxes) > 0
     seen = moved(boxes[sized & inside], reading.preprocess.placements(size))
     left_out["of no size"] += int((~sized).sum())
-    left_out["outside their picture"] += int((sized & ~inside).sum())
+    left_out["outside their image"] += int((sized & ~inside).sum())
     left_out["cut off by the preprocessing"] += int((sized & inside).sum()) - len(seen)
     return seen
 
@@ -213,8 +213,8 @@ def padded(boxes: Sequence[Tensor]) -> Tensor:
     most = max([1, *map(len, boxes)])
     if 4 * 5 * most * len(boxes) > MEMORY:
         raise LissomError(
-            f"data: one picture has {most} boxes; with as many rows for each of {len(boxes)} pictures "
-            f"they do not fit into {MEMORY >> 30} GiB; leave that picture out"
+            f"data: one image has {most} boxes; with as many rows for each of {len(boxes)} images "
+            f"they do not fit into {MEMORY >> 30} GiB; leave that image out"
         )
     rows = torch.zeros(len(boxes), most, 5)
     rows[..., 4] = NONE
@@ -224,7 +224,7 @@ def padded(boxes: Sequence[Tensor]) -> Tensor:
 
 
 def clipped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return boxes (k 5) clipped to a picture of `size` (width, height)."""
+    """Return boxes (k 5) clipped to an image of `size` (width, height)."""
     wide, high = size
     corners = boxes[:, :4].clamp_min(0).minimum(boxes.new_tensor([wide, high, wide, high]))
     return torch.cat([corners, boxes[:, 4:]], 1)
@@ -236,7 +236,7 @@ def areas(boxes: Tensor) -> Tensor:
 
 
 def moved(boxes: Tensor, placements: Iterable[Placement]) -> Tensor:
-    """Return boxes (k 5) after the operations on their picture, clipped to the picture.
+    """Return boxes (k 5) after the operations on their image, clipped to the image.
 
     A box is dropped if less than a quarter of its area is left: its object can no longer be seen.
 

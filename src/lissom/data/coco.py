@@ -1,4 +1,4 @@
-"""A data set for detection in COCO's format: JSON with pictures, boxes and categories."""
+"""A data set for detection in COCO's format: JSON with images, boxes and categories."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .split import Read
 
 FILE = re.compile(r"(?:instances_)?(train|valid|val|test)[0-9]*\.json")
 LISTS = ("images", "annotations", "categories")
-EXPORTED = "_annotations.coco.json"  # in the folder of a part's pictures
+EXPORTED = "_annotations.coco.json"  # in the folder of a part's images
 
 Id = int | str
 Entry = dict[str, Any]
@@ -30,7 +30,7 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True)
 class Document:
-    """The checked contents of a JSON file: pictures by id, boxes with picture and category ids."""
+    """The checked contents of a JSON file: images by id, boxes with image and category ids."""
 
     pictures: dict[Id, tuple[Path, Size | None]]
     boxes: list[tuple[Id, int, Corners]]
@@ -47,10 +47,10 @@ def read_coco(
 ) -> Read:
     """Read train.json, valid.json (or val.json) and test.json of a folder, or one JSON file.
 
-    Pictures lie beside the file, in a folder of its name or in `images`; COCO's own file and folder
+    Images lie beside the file, in a folder of its name or in `images`; COCO's own file and folder
     names work too. Classes are the categories in the order of their ids, or those `stated`, which
     are matched by name, or by id if the names are unknown. Boxes of crowds are left out. Raises
-    LissomError for a file that is not in COCO's format, and for missing pictures.
+    LissomError for a file that is not in COCO's format, and for missing images.
     """
     files = {"all": place} if place.is_file() else files_in(place)
     seen = hashlib.sha256()
@@ -156,9 +156,9 @@ def entries(tree: Entry, key: str, file: Path) -> Iterator[tuple[str, Entry]]:
 
 
 def pictures_in(tree: Entry, file: Path, *, skip_bad: bool) -> dict[Id, tuple[Path, Size | None]]:
-    """Return path and stated size of every picture by its id.
+    """Return path and stated size of every image by its id.
 
-    With `skip_bad`, a missing picture gets a path too: it is left out later. Otherwise it raises
+    With `skip_bad`, a missing image gets a path too: it is left out later. Otherwise it raises
     LissomError.
     """
     folders = folders_for(file)
@@ -177,10 +177,10 @@ def pictures_in(tree: Entry, file: Path, *, skip_bad: bool) -> dict[Id, tuple[Pa
         folder = next((each for each in folders if os.path.isfile(each / name)), None)
         if folder is None and not skip_bad:
             raise LissomError(
-                f"{where}: there is no picture {name!r:.200} in {listed(folders, 4)}; --skip-bad "
+                f"{where}: there is no image {name!r:.200} in {listed(folders, 4)}; --skip-bad "
                 "leaves it out"
             )
-        # the next picture most likely lies there too
+        # the next image most likely lies there too
         if folder is not None and folder != folders[0]:
             folders = [folder, *(each for each in folders if each != folder)]
         pictures[key] = (folders[0] / name, size_in(entry, where))
@@ -188,7 +188,7 @@ def pictures_in(tree: Entry, file: Path, *, skip_bad: bool) -> dict[Id, tuple[Pa
 
 
 def folders_for(file: Path) -> list[Path]:
-    """Return the folders in which the pictures of a JSON file may lie.
+    """Return the folders in which the images of a JSON file may lie.
 
     >>> [folder.as_posix() for folder in folders_for(Path("annotations/instances_val2017.json"))][4:]
     ['val2017', 'images', 'images/val2017']
@@ -204,21 +204,21 @@ def folders_for(file: Path) -> list[Path]:
 
 
 def name_in(entry: Entry, where: str) -> str:
-    """Return the path of a picture. Raises LissomError if it leads out of the pictures' folder."""
+    """Return the path of an image. Raises LissomError if it leads out of the folder of images."""
     name = entry.get("file_name")
     if not isinstance(name, str) or not name.strip():
         raise LissomError(f"{where}: expected a file_name, got {reprlib.repr(name)}")
     path = PureWindowsPath(name)  # accepts / and \, and knows drives
     if path.anchor or ".." in path.parts:
         raise LissomError(
-            f"{where}: file_name: expected a path inside the folder of pictures, got {name!r:.200}; "
+            f"{where}: file_name: expected a path inside the folder of images, got {name!r:.200}; "
             "absolute paths and .. are refused"
         )
     return path.as_posix()
 
 
 def size_in(entry: Entry, where: str) -> Size | None:
-    """Return the stated (width, height) of a picture, None if it is not stated."""
+    """Return the stated (width, height) of an image, None if it is not stated."""
     sides: list[Any] = [entry.get("width"), entry.get("height")]
     if sides == [None, None]:
         return None
@@ -240,7 +240,7 @@ def box_in(
     categories: dict[int, str],
     where: str,
 ) -> tuple[Id, int, Corners]:
-    """Return the ids of a box's picture and category, and its corners."""
+    """Return the ids of a box's image and category, and its corners."""
     picture = entry.get("image_id")
     category = entry.get("category_id")
     if not isinstance(picture, (int, str)) or picture not in pictures:
@@ -291,7 +291,7 @@ def names_known(
 
 
 def boxed(document: Document, names: dict[int, str]) -> list[Boxed]:
-    """Return the pictures of a document in order, each with its boxes."""
+    """Return the images of a document in order, each with its boxes."""
     samples = {key: Boxed(path, [], [], size) for key, (path, size) in document.pictures.items()}
     for picture, category, corners in document.boxes:
         samples[picture].corners.append(corners)

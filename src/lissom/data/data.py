@@ -32,7 +32,7 @@ EMPTY = torch.zeros(0, dtype=torch.int64)  # labels of no images
 class Data:
     """Splits of images with labels, and their preprocessing.
 
-    Splits hold pictures after the picture operations; the network's input is
+    Splits hold images after the image operations; the network's input is
     (pixels / 255 - mean) / std, of shape (n c h w). `train` may be empty. Choices are made on
     `valid`; `test` is read once for each record. `flip` says whether a mirrored image keeps its
     class. `stated` says whether the user stated the preprocessing; otherwise mean and standard
@@ -47,7 +47,7 @@ class Data:
     test: Split
     classes: tuple[str, ...]
     channels: int
-    size: tuple[int, ...]  # (height, width) of pictures; all axes but the first of other samples
+    size: tuple[int, ...]  # (height, width) of images; all axes but the first of other samples
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flip: bool
@@ -74,8 +74,8 @@ class Data:
     ) -> Data:
         """Load a data set by name: digits, cifar10, cifar100, fashion-mnist, or files at a path.
 
-        folder:PATH has a folder for each class, images:PATH only pictures, masks:PATH label
-        pictures, voc:PATH and coco:PATH boxes. csv:FILE is a table, and shards:PATTERN are tars.
+        folder:PATH has a folder for each class, images:PATH only images, masks:PATH label
+        images, voc:PATH and coco:PATH boxes. csv:FILE is a table, and shards:PATTERN are tars.
 
         `size` (height, width) and `channels` (1 or 3) default to those of the images; `root` is
         where torchvision keeps its data sets. `preprocess` is a text such as
@@ -117,7 +117,7 @@ class Data:
     ) -> Data:
         """Return a user's own data: a Dataset, a DataLoader, or a pair of tensors for each split.
 
-        A sample is (input, target). An input of 8-bit integers, or a PIL picture, is preprocessed;
+        A sample is (input, target). An input of 8-bit integers, or a PIL image, is preprocessed;
         other numbers, and tuples or dicts of tensors, are used as they are. `classes` are names, or
         the number of classes that the network predicts, by default the largest target plus one.
         Without `train`, no step can learn. Without `valid`, a part of `train`, or else of `test`,
@@ -148,7 +148,7 @@ class Data:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one sample: channels, height and width of a picture."""
+        """The shape of one sample: channels, height and width of an image."""
         return (self.channels, *self.size)
 
     def labelled_by(self, answers: Callable[[Split], Tensor]) -> Data:

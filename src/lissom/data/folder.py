@@ -47,7 +47,7 @@ def read_folder(
 
     If it is not `labelled`, all images in it and in its subfolders form one class without a name.
 
-    Pictures are preprocessed, or resized to `size` (height, width) if `preprocess` has no picture
+    Images are preprocessed, or resized to `size` (height, width) if `preprocess` has no image
     operations. `stated` are all classes that the network predicts; the folders may be some of them.
     Raises LissomError for an empty class, classes that do not fit and, unless `skip_bad`, for the
     first file that cannot be decoded.
@@ -79,7 +79,7 @@ def read_found(
     *,
     labelled: bool = True,
 ) -> Read:
-    """Read the pictures that were found for each class in each part."""
+    """Read the images that were found for each class in each part."""
     own = classes == tuple(sorted(names_in(folders)))
     splits, notes = arranged(folders)
     every = list(chain(*(chain(*found.values()) for found in splits.values())))

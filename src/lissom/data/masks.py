@@ -1,4 +1,4 @@
-"""A data set for segmentation: images, each with a label picture of the same name."""
+"""A data set for segmentation: images, each with a label image of the same name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_masks(
 ) -> Read:
     """Read `train`, `valid` (or `val`) and `test`, each with a folder `images` and one `labels`.
 
-    A label picture is gray or has a palette. Its values are classes; 255 is ignored. `preprocess`
+    A label image is gray or has a palette. Its values are classes; 255 is ignored. `preprocess`
     is applied to labels as well, without interpolation. Raises LissomError for images without
     labels, and for labels of another size.
     """
@@ -67,7 +67,7 @@ def part_in(root: Path, part: str) -> Path | None:
 
 
 def paired(folder: Path) -> list[tuple[Path, Path]]:
-    """Return each image of a part with its label picture, matched by name without extension."""
+    """Return each image of a part with its label image, matched by name without extension."""
     endings = image_endings()
 
     def pictures(inside: Path) -> dict[str, Path]:
@@ -84,7 +84,7 @@ def paired(folder: Path) -> list[tuple[Path, Path]]:
     missing = sorted(images.keys() - labels.keys())
     if missing:
         raise LissomError(
-            f"data: {counted(len(missing), 'image')} of {folder / 'images'} have no label picture of "
+            f"data: {counted(len(missing), 'image')} of {folder / 'images'} have no label image of "
             f"that name in {folder / 'labels'}: {missing[0]}"
         )
     return [(path, labels[name]) for name, path in images.items()]
@@ -107,7 +107,7 @@ def labels_in(
             raise LissomError(f"data: {path}: cannot be read as an image ({error})") from None
         if values.ndim != 2 or values.max() > 255:
             raise LissomError(
-                f"data: {path}: expected a label picture of one channel with a class from 0 to 255 "
+                f"data: {path}: expected a label image of one channel with a class from 0 to 255 "
                 f"at each pixel, got {values.shape} {values.dtype}"
             )
         picture = Image.fromarray(values.astype(np.uint8))

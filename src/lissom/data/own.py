@@ -44,7 +44,7 @@ class DatasetSplit(Dataset[Any]):
     """A split whose samples (input, target) come from a user's data set.
 
     `taken` are the indices of the data set that belong to the split. An input is a tensor, a
-    picture that is preprocessed, or a tuple or dict of these; `collate` makes a batch of samples.
+    image that is preprocessed, or a tuple or dict of these; `collate` makes a batch of samples.
     """
 
     samples: Any  # with __len__ and __getitem__
@@ -59,7 +59,7 @@ class DatasetSplit(Dataset[Any]):
         return len(self.taken)
 
     def __getitem__(self, place: int) -> tuple[Any, Any]:
-        """Return inputs and target of a sample, with pictures as tensors."""
+        """Return inputs and target of a sample, with images as tensors."""
         sample = self.samples[int(self.taken[place])]
         if not isinstance(sample, (tuple, list)) or len(sample) < 2:
             raise LissomError(
@@ -122,7 +122,7 @@ class DatasetSplit(Dataset[Any]):
 
 
 def inputs_of(given: Any, preprocess: Preprocess, where: str) -> Tree:
-    """Return the inputs of a sample with pictures and arrays converted to tensors."""
+    """Return the inputs of a sample with images and arrays converted to tensors."""
     if isinstance(given, Mapping):
         return {str(name): inputs_of(part, preprocess, where) for name, part in given.items()}
     if isinstance(given, (tuple, list)):
@@ -136,9 +136,9 @@ def moved_to(tree: Tree, device: torch.device) -> Tree:
 
 
 def tensor_of(given: Any, preprocess: Preprocess, where: str) -> Tensor:
-    """Return an input as a tensor: pictures preprocessed, numbers as they are.
+    """Return an input as a tensor: images preprocessed, numbers as they are.
 
-    Pictures are those of Pillow, and 8-bit tensors and arrays (c h w) of 1 or 3 channels. Raises
+    Images are those of Pillow, and 8-bit tensors and arrays (c h w) of 1 or 3 channels. Raises
     LissomError for other inputs.
     """
     if isinstance(given, np.ndarray):
@@ -150,7 +150,7 @@ def tensor_of(given: Any, preprocess: Preprocess, where: str) -> Tensor:
             return given
         if given.ndim != 3 or len(given) not in (1, 3):
             raise LissomError(
-                f"{where}: {preprocess.pictures[0]} needs pictures (c h w) of 1 or 3 channels, got "
+                f"{where}: {preprocess.pictures[0]} needs images (c h w) of 1 or 3 channels, got "
                 f"{described(given)}"
             )
         return shown_pixels(given[None], preprocess)[0]
@@ -161,7 +161,7 @@ def tensor_of(given: Any, preprocess: Preprocess, where: str) -> Tensor:
         mode = "L" if picture.mode in ("1", "L") else "RGB"
         return torch.from_numpy(pixels_of(preprocess.shown(picture.convert(mode))))
     raise LissomError(
-        f"{where}: expected an input that is a tensor, an array or a picture, got {described(given)}; "
+        f"{where}: expected an input that is a tensor, an array or an image, got {described(given)}; "
         "torch.tensor(...) makes one of numbers"
     )
 

@@ -41,7 +41,7 @@ def first_inputs(split: DatasetSplit) -> Tree:
 
 
 def are_pictures(inputs: Tree) -> bool:
-    """Return whether the input of a sample is a picture, not numbers that are used as they are."""
+    """Return whether the input of a sample is an image, not numbers that are used as they are."""
     return isinstance(inputs, Tensor) and inputs.dtype == torch.uint8
 
 
@@ -53,11 +53,11 @@ def check_inputs(inputs: Tree, name: str, *, stated: bool) -> None:
     if not pictures and stated:
         raise LissomError(
             f"data {name}: its inputs are {described(inputs)}, which are taken as they are; preprocess "
-            "is for pictures and 8-bit integers"
+            "is for images and 8-bit integers"
         )
     if pictures and (inputs.ndim != 3 or len(inputs) not in (1, 3)):
         raise LissomError(
-            f"data {name}: expected pictures (c h w) of 1 or 3 channels, got {described(inputs)}; "
+            f"data {name}: expected images (c h w) of 1 or 3 channels, got {described(inputs)}; "
             "inputs[:, None] gives gray ones a channel"
         )
 

@@ -1,4 +1,4 @@
-"""From a file to a picture, and from a picture to pixels."""
+"""From a file to an image, and from an image to pixels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DENSEST = 1_000  # pixels per byte of a file: a PNG of a single colour
 
 
 class WrongPreprocess(LissomError):
-    """A preprocessing that does not suit the pictures; the files themselves are intact."""
+    """A preprocessing that does not suit the images; the files themselves are intact."""
 
 
 @cache
@@ -47,7 +47,7 @@ def formats() -> list[str]:
 
 @contextmanager
 def opened(path: File) -> Iterator[Picture]:
-    """Open the picture in a file; only the header is read at first.
+    """Open the image in a file; only the header is read at first.
 
     Raises LissomError, naming the file, if it is no image, is cut short or declares more pixels
     than it can hold; also if reading its pixels later finds damage.
@@ -75,7 +75,7 @@ def opened(path: File) -> Iterator[Picture]:
 
 
 def picture_in(path: File, channels: int, preprocess: Preprocess | None = None) -> Picture:
-    """Return the picture in a file, gray for 1 channel and RGB for 3.
+    """Return the image in a file, gray for 1 channel and RGB for 3.
 
     It is decoded at a smaller size if that is enough for `preprocess`. Raises LissomError as
     `opened` does.
@@ -93,13 +93,13 @@ def picture_in(path: File, channels: int, preprocess: Preprocess | None = None) 
 
 
 def size_of(path: File) -> Size:
-    """Return (width, height) of the picture in a file, read from its header."""
+    """Return (width, height) of the image in a file, read from its header."""
     with opened(path) as image:
         return image.size
 
 
 def in_eight_bits(picture: Picture) -> Picture:
-    """Return a picture in a mode that Pillow converts correctly to 8 bits of gray or colour."""
+    """Return an image in a mode that Pillow converts correctly to 8 bits of gray or colour."""
     from PIL import Image
 
     if picture.mode.startswith("I;16"):  # 16 bits of gray, which Pillow would clip at 255
@@ -126,7 +126,7 @@ def decoded(
             raise WrongPreprocess(str(error)) from None
     if size is not None and picture.size != (size[1], size[0]):
         raise WrongPreprocess(
-            f"preprocess: pictures come out in different sizes, {path} {picture.height}x"
+            f"preprocess: images come out in different sizes, {path} {picture.height}x"
             f"{picture.width} and others {size[0]}x{size[1]}; end with center_crop({size[0]}), or "
             "give resize a width"
         )
@@ -134,7 +134,7 @@ def decoded(
 
 
 def pixels_of(picture: Picture) -> np.ndarray:
-    """Return the pixels (c h w) of a picture, uint8."""
+    """Return the pixels (c h w) of an image, uint8."""
     array = np.asarray(picture)
     if array.ndim == 2:
         return array[None].copy()  # Pillow's memory is read-only
@@ -142,12 +142,12 @@ def pixels_of(picture: Picture) -> np.ndarray:
 
 
 def resizing(preprocess: Preprocess, size: tuple[int, int]) -> Preprocess:
-    """Return a preprocessing whose only picture operation is a resize to `size` (height, width)."""
+    """Return a preprocessing whose only image operation is a resize to `size` (height, width)."""
     return replace(preprocess, pictures=(Resize(*size),))
 
 
 def shown_pixels(pixels: Tensor, preprocess: Preprocess) -> Tensor:
-    """Return pictures (n c h w), uint8, after the picture operations of `preprocess`."""
+    """Return images (n c h w), uint8, after the image operations of `preprocess`."""
     from PIL import Image
 
     if not preprocess.pictures:

@@ -69,7 +69,7 @@ def torchvision_text(weights: Any, name: str, where: str) -> str:
     transform: Any = weights[name].transforms()
     if type(transform).__name__ != "ImageClassification":
         raise LissomError(
-            f"{where}: torchvision resizes pictures for it to sizes that depend on them; expected a "
+            f"{where}: torchvision resizes images for it to sizes that depend on them; expected a "
             "text with one size, as in "
             "'resize(320, 320) | normalize(\"half\")' for ssdlite320_mobilenet_v3_large, or "
             "'resize(520, 520) | normalize(\"imagenet\")' for networks that segment"
@@ -94,7 +94,7 @@ def timm_text(timm: Any, name: str, where: str) -> str:
     mode = config.get("crop_mode") or "center"
     if height != width or mode not in ("center", "squash"):
         raise LissomError(
-            f"{where}: timm crops pictures to {height}x{width} in the mode '{mode}'; say it as a text"
+            f"{where}: timm crops images to {height}x{width} in the mode '{mode}'; say it as a text"
         )
     side = math.floor(height / config["crop_pct"])
     numbers = (tuple(config["mean"]), tuple(config["std"]))
@@ -110,7 +110,7 @@ def written(
     *,
     squash: bool = False,
 ) -> str:
-    """Return a classifier's usual preprocessing as text; `squash` makes pictures square first."""
+    """Return a classifier's usual preprocessing as text; `squash` makes images square first."""
     shape = f"{side}, {side}" if squash else f"{side}"
     operations = [f"resize({shape}, {interpolation!r})", f"center_crop({crop})"]
     return " | ".join([*operations, f"normalize(mean={mean}, std={std})"])

@@ -1,4 +1,4 @@
-"""Read files of pictures into a split: preprocessing, size, and whether they fit into memory."""
+"""Read files of images into a split: preprocessing, size, and whether they fit into memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNASKED = 1 << 20  # most pixels of an image that sets the size of all, if no si
 
 @dataclass(frozen=True)
 class Reading:
-    """How the files of one data set are read: with `channels` (1 or 3), to pictures of `size`.
+    """How the files of one data set are read: with `channels` (1 or 3), to images of `size`.
 
     `lazy`: they do not fit into memory and are read batch by batch.
     """
@@ -43,8 +43,8 @@ class Reading:
     ) -> Reading:
         """Return how files are read.
 
-        A preprocessing without picture operations gets a resize to `size` (height, width), or to
-        the size of the first picture. Raises LissomError if `size` and `preprocess` both set a
+        A preprocessing without image operations gets a resize to `size` (height, width), or to
+        the size of the first image. Raises LissomError if `size` and `preprocess` both set a
         size, and if no file can be read.
         """
         if preprocess.pictures and size is not None:
@@ -58,11 +58,11 @@ class Reading:
 
     @property
     def channels_out(self) -> int:
-        """The number of channels of a preprocessed picture."""
+        """The number of channels of a preprocessed image."""
         return self.preprocess.channels(self.channels)
 
     def split(self, paths: Sequence[File], labels: Tensor) -> tuple[Images | Files, int]:
-        """Return pictures with their labels, in memory or as files, and the number left out."""
+        """Return images with their labels, in memory or as files, and the number left out."""
         if self.lazy and not self.skip_bad:
             return self.files(paths, labels), 0
         # threads are slower: small images are decoded under Python's lock
@@ -97,7 +97,7 @@ class Reading:
 def two_sizes(preprocess: Preprocess) -> LissomError:
     """Return the error for a size that is set twice."""
     return LissomError(
-        f"data: --size and a preprocess that changes pictures, {preprocess}, were given; leave one "
+        f"data: --size and a preprocess that changes images, {preprocess}, were given; leave one "
         "of them out"
     )
 
@@ -105,9 +105,9 @@ def two_sizes(preprocess: Preprocess) -> LissomError:
 def first_size(
     paths: Sequence[File], channels: int, preprocess: Preprocess, *, asked: bool
 ) -> tuple[int, int]:
-    """Return height and width of the first readable picture after `preprocess`.
+    """Return height and width of the first readable image after `preprocess`.
 
-    Raises LissomError if no picture can be read, or if the size is not `asked` for and is large: a
+    Raises LissomError if no image can be read, or if the size is not `asked` for and is large: a
     header may declare any size.
     """
     reason = ""

@@ -1,4 +1,4 @@
-"""A data set in WebDataset shards: tars of pictures, each with its class in a file beside it."""
+"""A data set in WebDataset shards: tars of images, each with its class in a file beside it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def read_shards(
 ) -> Read:
     """Read the tars of a folder or a pattern, such as data/{train,test}-{000..009}.tar.
 
-    The files of a sample have the same name up to the first dot: a picture, and its class in a .cls
-    (a whole number) or a .json ({"label": 3}). Tars are indexed once, and pictures are read in
+    The files of a sample have the same name up to the first dot: an image, and its class in a .cls
+    (a whole number) or a .json ({"label": 3}). Tars are indexed once, and images are read in
     place. Raises LissomError for tars and samples of another form.
     """
     seen = hashlib.sha256()
@@ -45,7 +45,7 @@ def read_shards(
             )
             seen.update(line.encode(errors="surrogatepass"))
         if not parts[part]:
-            raise LissomError(f"data: {tars[0].parent}: the tars of {part} hold no picture")
+            raise LissomError(f"data: {tars[0].parent}: the tars of {part} hold no image")
     classes = stated or numbered(parts)
     found = dict[str, dict[str, list[Member]]]()
     for part, samples in parts.items():
@@ -72,7 +72,7 @@ def numbered(parts: dict[str, list[tuple[Member, int]]]) -> tuple[str, ...]:
 
 
 def samples_in(tar: Path) -> list[tuple[Member, int]]:
-    """Return the pictures of a tar with their classes, in the order of the tar."""
+    """Return the images of a tar with their classes, in the order of the tar."""
     endings = image_endings()
     samples = dict[str, dict[str, Member]]()
     for member in members_of(tar):
@@ -93,7 +93,7 @@ def samples_in(tar: Path) -> list[tuple[Member, int]]:
         for files in samples.values():
             labels = [files[kind] for kind in LABELS if kind in files]
             if "picture" not in files:
-                raise LissomError(f"data: {labels[0]}: there is no picture of that name beside it")
+                raise LissomError(f"data: {labels[0]}: there is no image of that name beside it")
             picture = files["picture"]
             if not labels:
                 raise LissomError(

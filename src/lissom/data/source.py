@@ -116,7 +116,7 @@ def load(
     """Load a data set by name: one of KNOWN.
 
     `size` (height, width) and `channels` (1 or 3) default to those of the images. `preprocess` is
-    applied to each picture; by default it is a resize to `size`, and normalization by the data's
+    applied to each image; by default it is a resize to `size`, and normalization by the data's
     mean and standard deviation. `classes` are all classes that the network predicts, if the data
     hold only some of them.
     """
@@ -169,7 +169,7 @@ def load(
 
 
 def shown(read: Read, preprocess: Preprocess) -> Read:
-    """Return a data set in memory with its pictures preprocessed, at once or batch by batch."""
+    """Return a data set in memory with its images preprocessed, at once or batch by batch."""
     from .picture import shown_pixels
     from .split import MEMORY, Images, Shown
 

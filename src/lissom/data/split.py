@@ -202,7 +202,7 @@ def stacked(items: list[Tensor | str]) -> Tensor | str:
 class Read:
     """A data set as a source reads it, not yet measured; `train` and `valid` may be None.
 
-    Its splits hold preprocessed pictures of `channels` and `size` (height, width).
+    Its splits hold preprocessed images of `channels` and `size` (height, width).
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the channels of pictures."""
+"""Mean and standard deviation of the channels of images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .split import CPU, Split
 
 
 def statistics(split: Split, most: int = 10_000) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation (c) of pixels in 0..1, from at most `most` pictures."""
+    """Return mean and standard deviation (c) of pixels in 0..1, from at most `most` images."""
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(21))[:most]
     count = 0
     total = torch.zeros(1, dtype=torch.float64)

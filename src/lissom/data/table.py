@@ -1,4 +1,4 @@
-"""A data set from a table: a CSV file with the path of a picture and its targets in each row."""
+"""A data set from a table: a CSV file with the path of an image and its targets in each row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .folder import PARTS, SEED, SHARE
 from .reading import Reading
 from .split import Files, Images, Read
 
-PATHS = ("path", "image", "file", "filename")  # names of the column of pictures
+PATHS = ("path", "image", "file", "filename")  # names of the column of images
 LEAST = 10  # rows, which may have to be split into training and test set
 
 Row = dict[str, str]
@@ -35,7 +35,7 @@ def read_table(
 
     Paths are relative to the file. The column of paths is called path, image, file or filename, or
     is the first. One other column of words or whole numbers holds classes. Several columns of 0 and
-    1 hold labels, any number of them for a picture. Other columns hold numbers. Raises LissomError
+    1 hold labels, any number of them for an image. Other columns hold numbers. Raises LissomError
     for rows that do not fit.
     """
     rows, header = rows_in(file)

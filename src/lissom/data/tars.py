@@ -50,7 +50,7 @@ class Member:
             return BytesIO(self.read(tar))
 
 
-File = Path | Member  # the source of a picture
+File = Path | Member  # the source of an image
 
 
 def members_of(tar: Path) -> Iterator[Member]:
@@ -91,7 +91,7 @@ def tars_in(text: str) -> dict[str, list[Path]]:
         if tar.suffix.lower() in COMPRESSED:
             raise LissomError(
                 f"data: {tar} is compressed, so that nothing in it can be read by its place; expected a "
-                "plain .tar: pictures are compressed already"
+                "plain .tar: images are compressed already"
             )
         if not tar.is_file():
             raise LissomError(f"data: there is no file {str(tar)!r}")

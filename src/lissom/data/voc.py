@@ -1,4 +1,4 @@
-"""A data set for detection in Pascal VOC's format: an XML file with boxes for each picture."""
+"""A data set for detection in Pascal VOC's format: an XML file with boxes for each image."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def read_voc(
     preprocess: Preprocess,
     stated: tuple[str, ...] | None,
 ) -> Read:
-    """Read Annotations/*.xml with the pictures of the same names in JPEGImages.
+    """Read Annotations/*.xml with the images of the same names in JPEGImages.
 
-    ImageSets/Main/train.txt, val.txt and test.txt name the pictures of each part; trainval.txt
-    names the training pictures if the first two are missing. Without lists, a fifth of the pictures
+    ImageSets/Main/train.txt, val.txt and test.txt name the images of each part; trainval.txt
+    names the training images if the first two are missing. Without lists, a fifth of the images
     is the test set. Classes are the names in the files, sorted, or those `stated`. Difficult
     objects are left out. Raises LissomError for files that do not fit.
     """
@@ -55,7 +55,7 @@ def read_voc(
             file = root / "Annotations" / f"{name}.xml"
             if name not in pictures:
                 raise LissomError(
-                    f"data: there is no picture {name}.* in {root / 'JPEGImages'}, of which {part} is to "
+                    f"data: there is no image {name}.* in {root / 'JPEGImages'}, of which {part} is to "
                     "hold one"
                 )
             text = text_in(file)
@@ -68,7 +68,7 @@ def read_voc(
 
 
 def names_in(root: Path) -> dict[str, list[str]]:
-    """Return the names of the pictures of each part, or all as one part if there are no lists."""
+    """Return the names of the images of each part, or all as one part if there are no lists."""
     lists = root / "ImageSets" / "Main"
     parts = dict[str, list[str]]()
     for part, names in LISTS.items():
@@ -86,13 +86,13 @@ def names_in(root: Path) -> dict[str, list[str]]:
 
 
 def lines_in(file: Path) -> list[str]:
-    """Return the names of pictures in a list, one on each line."""
+    """Return the names of images in a list, one on each line."""
     names = [line.strip() for line in text_in(file).splitlines() if line.strip()]
     for name in names:
         # a path could lead out of the data set
         if re.search(r"[/\\]", name) or name in (".", ".."):
             raise LissomError(
-                f"data: {file}: expected names of pictures without folder and ending, got {name!r:.80}"
+                f"data: {file}: expected names of images without folder and ending, got {name!r:.80}"
             )
     return names
 
@@ -119,7 +119,7 @@ def root_in(file: Path, text: str) -> ElementTree.Element:
 
 
 def boxed(file: Path, text: str, picture: Path, left_out: Counter[str]) -> Boxed:
-    """Return a picture with the boxes in its XML file."""
+    """Return an image with the boxes in its XML file."""
     root = root_in(file, text)
     if root.tag != "annotation":
         raise LissomError(f"data: {file}: expected <annotation>, got <{root.tag:.80}>")
@@ -138,7 +138,7 @@ def boxed(file: Path, text: str, picture: Path, left_out: Counter[str]) -> Boxed
 
 
 def size_in(root: ElementTree.Element, file: Path) -> Size | None:
-    """Return the stated (width, height) of a picture, None if it is missing or 0.
+    """Return the stated (width, height) of an image, None if it is missing or 0.
 
     Some programs write 0. Raises LissomError for anything but whole numbers.
     """

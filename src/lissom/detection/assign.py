@@ -13,7 +13,7 @@ MOST_PLACES = 13  # most places assigned to a true box, as in TOOD
 
 
 class Assignment(NamedTuple):
-    """The true box assigned to each of p places of n pictures.
+    """The true box assigned to each of p places of n images.
 
     box: row of the targets (n p) that is assigned to the place, -1 for none
     weight: the place's alignment with that box (n p), relative to the box's best place: 0 to 1

@@ -15,7 +15,7 @@ from .boxes import Detections
 
 
 class AveragePrecision(Tally):
-    """Collect detections and true boxes picture by picture, and compute mAP over all of them.
+    """Collect detections and true boxes image by image, and compute mAP over all of them.
 
     `decode` turns outputs into detections; only these are kept.
 
@@ -26,7 +26,7 @@ class AveragePrecision(Tally):
 
     A detection is correct if its IoU with a true box of its class is at least the threshold, and no
     detection with a larger score has that box already. At most 100 detections of a class count in a
-    picture. Classes without a true box do not count.
+    image. Classes without a true box do not count.
 
     Source: Lin et al. 2014, Microsoft COCO, https://arxiv.org/abs/1405.0312
     """
@@ -47,7 +47,7 @@ class AveragePrecision(Tally):
             self.add_picture(found, rows)
 
     def add_picture(self, found: Detections, targets: Tensor) -> None:
-        """Add the detections in a picture, and its targets (k 5), rows [x1, y1, x2, y2, class]."""
+        """Add the detections in an image, and its targets (k 5), rows [x1, y1, x2, y2, class]."""
         self.pictures += 1
         rows = targets.detach().double().cpu()
         rows = rows[rows[:, 4] >= 0]
@@ -60,7 +60,7 @@ class AveragePrecision(Tally):
     def _annotations(
         self, boxes: np.ndarray[Any, Any], classes: np.ndarray[Any, Any], before: int
     ) -> list[dict[str, Any]]:
-        """Return boxes (k 4) of the last picture in COCO's format.
+        """Return boxes (k 4) of the last image in COCO's format.
 
         Ids count from 1, because 0 stands for a box without a match.
         """
@@ -81,7 +81,7 @@ class AveragePrecision(Tally):
         ]
 
     def values(self) -> dict[str, float]:
-        """Return mAP and mAP50 over all pictures, NaN if there is no true box."""
+        """Return mAP and mAP50 over all images, NaN if there is no true box."""
         if not self.true:
             return {"mAP": float("nan"), "mAP50": float("nan")}
         evaluation = library().COCOeval_faster(

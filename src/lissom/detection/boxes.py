@@ -7,10 +7,10 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-# of one picture: boxes (k 4), scores (k) and classes (k), by falling score
+# of one image: boxes (k 4), scores (k) and classes (k), by falling score
 Detections: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
-# most pairs of place and class that NMS compares in a picture, as in torchvision's RetinaNet
+# most pairs of place and class that NMS compares in an image, as in torchvision's RetinaNet
 MOST_COMPARED = 1_000
 
 
@@ -73,7 +73,7 @@ def class_scores(logits: Tensor, scores: Literal["sigmoid", "softmax"]) -> Tenso
 def decoded(
     boxes: Tensor, scores: Tensor, threshold: float, most_iou: float, most: int
 ) -> Detections:
-    """Return the detections in one picture, from boxes and scores (p classes) of p places.
+    """Return the detections in one image, from boxes and scores (p classes) of p places.
 
     Boxes are (p 4), or (p classes 4) if each class has its own. A place may have several classes.
     If two boxes of a class overlap by more than `most_iou`, the one with the larger score is kept
@@ -94,7 +94,7 @@ def decoded(
     values = values[:MOST_COMPARED]
     kept = torch.zeros_like(classes, dtype=torch.bool)
     # class by class: torchvision's batched_nms offsets the boxes of each class, which fails for
-    # boxes that leave the picture
+    # boxes that leave the image
     for label in classes.unique():
         own = (classes == label).nonzero()[:, 0]
         kept[own[nms(boxes[own], values[own], most_iou)]] = True
@@ -127,7 +127,7 @@ def sure(found: Detections, threshold: float) -> Detections:
 
 
 def as_targets(pictures: list[Detections], rows: int = 1) -> Tensor:
-    """Return detections of pictures as targets (n k 5): rows [x1, y1, x2, y2, class].
+    """Return detections of images as targets (n k 5): rows [x1, y1, x2, y2, class].
 
     Rows without a box have class -1. k is at least `rows`, so that targets of several batches can
     be joined.

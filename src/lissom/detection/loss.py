@@ -28,7 +28,7 @@ def detection_loss(
 
     Predicted boxes are (n p 4), or (n p classes 4) if each class has its own.
 
-    loss = sum over places of (score loss + box_weight * w * (1 - giou)) / sum of w, mean over pictures
+    loss = sum over places of (score loss + box_weight * w * (1 - giou)) / sum of w, mean over images
 
     w, q: weight and quality of a place from `assignment`, 0 without a true box
     score loss = |q - s| * binary cross-entropy(s, q), summed over the classes, s = sigmoid(logits)
@@ -36,13 +36,13 @@ def detection_loss(
                  scores are a softmax; of the places without a true box, only those with the largest
                  loss count, 3 for each place with one
 
-    A picture without boxes counts as if it had one place with a box, of weight 1. `smoothing`
+    An image without boxes counts as if it had one place with a box, of weight 1. `smoothing`
     spreads that share of q over all classes.
 
     Source: Feng et al. 2021, TOOD, https://arxiv.org/abs/2108.07755; Li et al. 2020, Generalized
     Focal Loss, https://arxiv.org/abs/2006.04388; Liu et al. 2016, SSD, https://arxiv.org/abs/1512.02325
     Differs: |q - s| instead of its square and a box_weight of 1 instead of 2, so that scores are
-    learned in few epochs, also with SGD; a mean over pictures instead of one over all boxes.
+    learned in few epochs, also with SGD; a mean over images instead of one over all boxes.
     """
     boxes = boxes.float().clamp(-FARTHEST, FARTHEST)
     logits = logits.float()

@@ -3,7 +3,7 @@
 The selection of detections and non-maximum suppression are left out. Between the two stages of
 Faster R-CNN a fixed number of proposals is selected.
 
-torchvision's own forward returns as many boxes as a picture has objects. A file of fixed shapes
+torchvision's own forward returns as many boxes as an image has objects. A file of fixed shapes
 cannot hold that, and the selection has nothing to prune or to quantize. Layers have the names of
 torchvision's networks, so their weights fit. Inputs have the size and the normalisation that the
 network was trained with: `transform`, which torchvision runs first, is left to the preprocessing.
@@ -95,7 +95,7 @@ class TwoStages(nn.Module):
     k is the largest number of proposals that torchvision keeps. Proposals that overlap a better one
     (non-maximum suppression), are empty or score too low are dropped; an unused place has the id
     -1, an empty box and the logits of the background. Detections from these places are those of
-    torchvision's own network: all 617 boxes in 12 pictures of a trained one, paired by an IoU of
+    torchvision's own network: all 617 boxes in 12 images of a trained one, paired by an IoU of
     0.5. Without the suppression, 79 % were.
     """
 
@@ -193,7 +193,7 @@ class TwoStages(nn.Module):
         return inside(by_shift_and_scale(codes, boxes[:, :, None], weights), x)
 
     def places(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return rows (n*k 5) of picture index and box, and the map level of each (n*k 1 1 1).
+        """Return rows (n*k 5) of image index and box, and the map level of each (n*k 1 1 1).
 
         The level is the number of times that a map of suitable size is halved.
         """
@@ -209,7 +209,7 @@ class TwoStages(nn.Module):
 def as_one_call(tensors: Sequence[Tensor], run: Callable[..., Any]) -> Any:
     """Run a function on tensors as one traced call, so that quantization rounds nothing inside it.
 
-    Its values are pixel coordinates and picture indices, not features, and must not be rounded to 8
+    Its values are pixel coordinates and image indices, not features, and must not be rounded to 8
     bits.
     """
     return run(*tensors)
@@ -221,7 +221,7 @@ def at_rows(values: Tensor, rows: Tensor) -> Tensor:
 
 
 def anchors_in(generator: nn.Module, x: Tensor, maps: list[Tensor]) -> Tensor:
-    """Return the anchors (p 4) for pictures (n c h w); all pictures share them."""
+    """Return the anchors (p 4) for images (n c h w); all images share them."""
     from torchvision.models.detection.image_list import ImageList
 
     anchors: Tensor = generator(ImageList(x, [(x.shape[2], x.shape[3])]), maps)[0]
@@ -259,6 +259,6 @@ def centred(logits: Tensor, centreness: Tensor) -> Tensor:
 
 
 def inside(boxes: Tensor, x: Tensor) -> Tensor:
-    """Return boxes (n p 4) clipped to pictures x (n c h w)."""
+    """Return boxes (n p 4) clipped to images x (n c h w)."""
     edges = boxes.new_tensor([x.shape[3], x.shape[2], x.shape[3], x.shape[2]])
     return torch.minimum(boxes.clamp_min(0), edges)

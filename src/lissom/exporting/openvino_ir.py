@@ -48,7 +48,7 @@ def packed(source: Path, path: Path) -> None:
 
 
 def resize_as_pillow(model: Any) -> None:
-    """Make the model resize pictures as Pillow does, in place.
+    """Make the model resize images as Pillow does, in place.
 
     For ONNX's antialias option OpenVINO averages differently: at edges it differs from Pillow by 10
     of 255 and more. OpenVINO's Pillow modes are within 1 of 255.

@@ -41,7 +41,7 @@ class Picked(nn.Module):
     """A detector followed by the selection of detections of its `kind` of task.
 
     Returns `boxes` (n most 4) in pixels of the input, `scores` (n most) by falling score and
-    `classes` (n most). If a picture has fewer detections, the rest are zeros with class -1.
+    `classes` (n most). If an image has fewer detections, the rest are zeros with class -1.
     """
 
     def __init__(self, network: nn.Module, kind: Detect, classes: int) -> None:

@@ -1,4 +1,4 @@
-"""Networks that take decoded pictures: the preprocessing is part of the exported file."""
+"""Networks that take decoded images: the preprocessing is part of the exported file."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ..language.preprocess import Preprocess
 
 
 class Pictured(nn.Module):
-    """A network that takes pixels of 0..255 (n c h w), and the picture operations of `preprocess`.
+    """A network that takes pixels of 0..255 (n c h w), and the image operations of `preprocess`.
 
-    In PyTorch only the network runs. The exported file takes 8-bit pictures (n height width c) of
-    any one size. If the network finds boxes, the file returns them in pixels of these pictures.
+    In PyTorch only the network runs. The exported file takes 8-bit images (n height width c) of
+    any one size. If the network finds boxes, the file returns them in pixels of these images.
     """
 
     def __init__(self, network: nn.Module, preprocess: Preprocess) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..detection.boxes import Detections
     from ..trees import Tree
 
-# Least score of a detection that counts as an answer, as drawn in pictures. Two networks are
+# Least score of a detection that counts as an answer, as drawn in images. Two networks are
 # compared by these, not by the hundreds of doubtful ones that mAP ranks, whose scores are noisy.
 SURE = 0.3
 COMPARED = 100  # places of a sample whose logits distillation compares

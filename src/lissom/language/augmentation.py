@@ -31,11 +31,11 @@ PLAIN = ("crop", "flip")  # the keys of networks contain these only as the text 
 
 @dataclass(frozen=True)
 class Augmentation(Method, ABC):
-    """Vary a batch of pictures (n c h w) randomly, and their targets (n ...) with them.
+    """Vary a batch of images (n c h w) randomly, and their targets (n ...) with them.
 
     `sees` says which input it takes: pixels in 0..255, only 8-bit pixels, or normalised numbers.
-    `moves` says that it moves the content of a picture, and that no kind of task with places
-    (boxes, label pictures) can move its targets along. If several are `mixing` samples, one is
+    `moves` says that it moves the content of an image, and that no kind of task with places
+    (boxes, label images) can move its targets along. If several are `mixing` samples, one is
     drawn for each batch.
     """
 
@@ -52,7 +52,7 @@ class Augmentation(Method, ABC):
         kind: Kind | None,
         classes: int,
     ) -> tuple[Tensor, Tree]:
-        """Return varied pictures and their targets; all randomness comes from `draw`, on the CPU.
+        """Return varied images and their targets; all randomness comes from `draw`, on the CPU.
 
         `kind` moves or mixes the targets; if it is None, they do not change. `classes` is the
         number of classes.

@@ -66,7 +66,7 @@ class Context(ABC):
     """The inputs of a step besides the network, and its findings.
 
     `example` is one sample; `images(count)` returns batches of calibration samples. Both are trees
-    of tensors as the network takes them (trees.py); pictures are normalised (n c h w). A run has a
+    of tensors as the network takes them (trees.py); images are normalised (n c h w). A run has a
     task (running/context.py); surgery inside a user's own training has none.
     """
 

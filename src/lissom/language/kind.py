@@ -71,19 +71,19 @@ class Kind(Method, ABC):
     def shifted(
         self, targets: Tensor, down: Tensor, right: Tensor, size: tuple[int, int]
     ) -> Tensor:
-        """Return the targets of pictures of `size` (height, width) that are shifted by `down` and
+        """Return the targets of images of `size` (height, width) that are shifted by `down` and
         `right` pixels (n).
         """
 
     @abstractmethod
     def mirrored(self, targets: Tensor, mirrored: Tensor, width: int) -> Tensor:
-        """Return the targets of pictures, `width` pixels wide, of which some (n, booleans) are
+        """Return the targets of images, `width` pixels wide, of which some (n, booleans) are
         mirrored left to right.
         """
 
     @abstractmethod
     def put_together(self, parts: Sequence[Tensor], where: Sequence[Tensor]) -> Tensor:
-        """Return the targets of pictures that are composed of several. `parts` are the targets of
+        """Return the targets of images that are composed of several. `parts` are the targets of
         these, already moved; `where` (n h w, booleans) are the pixels that each of them covers.
         """
 
@@ -97,9 +97,9 @@ class Kind(Method, ABC):
 
     @abstractmethod
     def drawn(self, picture: Image, answer: Tensor, classes: Sequence[str], zoom: int) -> Image:
-        """Return a picture with the answer of its sample, in the form of targets, drawn onto it.
+        """Return an image with the answer of its sample, in the form of targets, drawn onto it.
 
-        The picture was enlarged `zoom` times. If nothing is drawn, the same object is returned.
+        The image was enlarged `zoom` times. If nothing is drawn, the same object is returned.
         """
 
     @abstractmethod
@@ -108,7 +108,7 @@ class Kind(Method, ABC):
 
     @abstractmethod
     def words(self, answer: Tensor, classes: Sequence[str]) -> str:
-        """Return the answer of one sample as text, "" if a picture shows it."""
+        """Return the answer of one sample as text, "" if an image shows it."""
 
     @abstractmethod
     def sureness(self, outputs: Tree) -> Tensor | None:
@@ -117,7 +117,7 @@ class Kind(Method, ABC):
 
 @dataclass(frozen=True)
 class WithoutPlaces(Kind):
-    """A kind whose targets have no place in a picture: they do not move with it, and nothing is
+    """A kind whose targets have no place in an image: they do not move with it, and nothing is
     drawn onto it.
     """
 
@@ -129,8 +129,8 @@ class WithoutPlaces(Kind):
 
     def put_together(self, parts: Sequence[Tensor], where: Sequence[Tensor]) -> Tensor:
         raise LissomError(
-            "mosaic: expected boxes or label pictures as targets, which are put together as the "
-            f"pictures are; those of {self.name()} have no place in a picture"
+            "mosaic: expected boxes or label images as targets, which are put together as the "
+            f"images are; those of {self.name()} have no place in an image"
         )
 
     def drawn(self, picture: Image, _: Tensor, __: Sequence[str], ___: int) -> Image:

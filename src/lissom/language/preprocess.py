@@ -1,8 +1,8 @@
-"""The preprocessing of pictures as one text.
+"""The preprocessing of images as one text.
 
     resize(256, "bicubic") | center_crop(224) | normalize("imagenet")
 
-Operations on the picture come first, then operations on its numbers. In between, 8-bit pixels
+Operations on the image come first, then operations on its numbers. In between, 8-bit pixels
 become numbers from 0 to 1. Like a recipe, a preprocessing is an object with a text. A text that the
 user states is in the key of every network; any text is in the record and in every exported file.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Numbers = tuple[float, ...]  # one for each channel
-Size = tuple[int, int]  # (width, height) of a picture, as Pillow has it
+Size = tuple[int, int]  # (width, height) of an image, as Pillow has it
 
 SETS = {
     "imagenet": 'resize(256) | center_crop(224) | normalize("imagenet")',
@@ -35,10 +35,10 @@ SETS = {
 
 @dataclass(frozen=True)
 class Placement:
-    """The map of points (x, y) from a picture to the changed picture: scale * point + offset.
+    """The map of points (x, y) from an image to the changed image: scale * point + offset.
 
     Points are in pixels; (0, 0) is the corner of the first pixel. `size` is the size of the changed
-    picture; parts outside are cut off.
+    image; parts outside are cut off.
     """
 
     size: Size
@@ -55,17 +55,17 @@ class PictureOperation(Method, ABC):
 
     @abstractmethod
     def __call__(self, picture: Image) -> Image:
-        """Return the changed picture."""
+        """Return the changed image."""
 
     def least(self, size: tuple[int, int]) -> tuple[int, int] | None:
-        """Return the least width and height to which a decoder may reduce a picture of `size` for
+        """Return the least width and height to which a decoder may reduce an image of `size` for
         this operation; None for full size.
         """
         del size
         return None
 
     def for_labels(self, fill: int) -> PictureOperation | None:
-        """Return the same operation for a picture of labels: without interpolation, and with `fill`
+        """Return the same operation for an image of labels: without interpolation, and with `fill`
         for added pixels. None for an operation that changes only values.
         """
         del fill
@@ -73,7 +73,7 @@ class PictureOperation(Method, ABC):
 
     @abstractmethod
     def placement(self, size: Size) -> Placement:
-        """Return the placement of the points of a picture of `size` (width, height)."""
+        """Return the placement of the points of an image of `size` (width, height)."""
 
     @abstractmethod
     def code(self) -> str:
@@ -130,7 +130,7 @@ class Preprocess:
         for before, after in pairwise(operations):
             if isinstance(before, NumberOperation) and isinstance(after, PictureOperation):
                 raise LissomError(
-                    f"preprocess: {after} changes the picture; it must stand before {before}, "
+                    f"preprocess: {after} changes the image; it must stand before {before}, "
                     "which changes numbers"
                 )
         for late in operations[1:]:
@@ -150,7 +150,7 @@ class Preprocess:
 
     @property
     def order(self) -> str:
-        """The order of the channels of a colour picture: RGB or BGR."""
+        """The order of the channels of a colour image: RGB or BGR."""
         return "BGR" if sum(operation.swaps for operation in self.pictures) % 2 else "RGB"
 
     @property
@@ -165,13 +165,13 @@ class Preprocess:
         return before
 
     def shown(self, picture: Image) -> Image:
-        """Return the picture after all picture operations."""
+        """Return the image after all image operations."""
         for operation in self.pictures:
             picture = operation(picture)
         return picture
 
     def placements(self, size: Size) -> list[Placement]:
-        """Return the placement of each operation, for a picture of `size` (width, height).
+        """Return the placement of each operation, for an image of `size` (width, height).
 
         They cannot be merged into one: a part that one operation cuts off does not come back.
         """
@@ -182,13 +182,13 @@ class Preprocess:
         return each
 
     def least(self, size: tuple[int, int]) -> tuple[int, int] | None:
-        """Return the least width and height to which a decoder may reduce a picture of `size`; None
+        """Return the least width and height to which a decoder may reduce an image of `size`; None
         for full size.
         """
         return self.pictures[0].least(size) if self.pictures else None
 
     def for_labels(self, fill: int) -> Preprocess:
-        """Return the same preprocessing for a picture of labels."""
+        """Return the same preprocessing for an image of labels."""
         operations = [operation.for_labels(fill) for operation in self.pictures]
         return Preprocess(tuple(each for each in operations if each is not None), ())
 

@@ -62,7 +62,7 @@ class Target(Method, ABC):
     precise: ClassVar[float] = 1e-3
     # whether its files can contain non-maximum suppression
     suppresses: ClassVar[bool] = False
-    # ending of its files that take pictures of any size; "" if the runtime cannot resize them
+    # ending of its files that take images of any size; "" if the runtime cannot resize them
     pictures: ClassVar[str] = ""
 
     @abstractmethod

@@ -77,7 +77,7 @@ def parts_for(text: str, data: Data) -> tuple[Augmentation, ...]:
 def check_part(part: Augmentation, pixels: Tensor, kind: Kind | None) -> None:
     """Raise LissomError if an augmentation does not fit the pixels or cannot transform the targets.
 
-    It cannot mix targets without a kind of task, nor move pictures whose targets have places.
+    It cannot mix targets without a kind of task, nor move images whose targets have places.
     """
     if part.sees == "8 bits" and pixels.dtype != torch.uint8:
         raise LissomError(
@@ -89,7 +89,7 @@ def check_part(part: Augmentation, pixels: Tensor, kind: Kind | None) -> None:
         )
     if part.moves and kind is not None and not isinstance(kind, WithoutPlaces):
         raise LissomError(
-            f"{part.name()}: expected targets without places in a picture, such as classes; those of "
+            f"{part.name()}: expected targets without places in an image, such as classes; those of "
             f"{kind.name()} would have to move along, as they do with crop and flip"
         )
 

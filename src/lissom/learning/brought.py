@@ -21,8 +21,8 @@ NUMBERS = (
     "scale(255)",
 )
 TRIED = 500  # validation images
-LEAST = 64  # pixels; pictures with at least this side are photos
-MARGIN = 8 / 7  # side of a picture divided by that of the usual crop: 256 / 224
+LEAST = 64  # pixels; images with at least this side are photos
+MARGIN = 8 / 7  # side of an image divided by that of the usual crop: 256 / 224
 
 
 def check_brought(task: Task, recipes: Sequence[Recipe]) -> list[str]:
@@ -64,7 +64,7 @@ def check_stated(task: Task) -> None:
     others = "".join(f"; {value:.3f} with {text}" for text, value in ordered[1:2])
     raise LissomError(
         f"preprocess: {task.weights} was trained elsewhere, and nobody said how the network sees "
-        f"pictures. Of the usual ways --preprocess '{best}' fits best: {name} {reached:.3f} of "
+        f"images. Of the usual ways --preprocess '{best}' fits best: {name} {reached:.3f} of "
         f"{count} validation images{others}. Give the one it was trained with"
     )
 
@@ -72,8 +72,8 @@ def check_stated(task: Task) -> None:
 def tried(task: Task) -> dict[str, float]:
     """Return the usual preprocessings as texts, each with the task's first metric.
 
-    These are the usual normalizations with the present picture operations; and the best of them
-    with a resize of the shorter side and a center crop, if the pictures can be read again.
+    These are the usual normalizations with the present image operations; and the best of them
+    with a resize of the shorter side and a center crop, if the images can be read again.
     """
     data = task.data
     assert data.preprocess is not None
@@ -95,7 +95,7 @@ def joined(*texts: str) -> str:
 
 
 def with_numbers(data: Data, text: str) -> Data:
-    """Return the data with another normalization and the same picture operations."""
+    """Return the data with another normalization and the same image operations."""
     assert data.preprocess is not None
     if 'normalize("data")' in text:
         return data

@@ -149,7 +149,7 @@ def answered(task: Task, model: nn.Module) -> Tree:
     if not tensors or not all(t.ndim >= 1 and len(t) == count for t in tensors):
         raise LissomError(
             f"{said}expected a tensor, batch first, or a tuple or dict of such{also}; what depends "
-            "on the picture, as boxes after non-maximum suppression do, is left to the kind of task"
+            "on the image, as boxes after non-maximum suppression do, is left to the kind of task"
         )
     if task.kind is not None and task.loss is None:
         check_fit(task, task.kind, out, f"{said}expected ", also)

@@ -53,7 +53,7 @@ def fit(
     added to it. The rows hold epoch, lr, loss, top1 (of the augmented training batches; None if
     labels are not classes) and seconds. Weight decay applies to the parameters that `pace.decay_on`
     names. `precision` is that of autocast; `pace.precision` if None. `extra` are modules that
-    `loss` uses and that are trained with the model. `kind` transforms targets with their pictures.
+    `loss` uses and that are trained with the model. `kind` transforms targets with their images.
     `remembers` are objects with further state that changes by batch. With `checkpoints`, training
     resumes from the last one, and ends bit-equal to a run that was never killed. `judge` gives the
     metric for until="plateau"; a row then holds it as `valid`. `carried` holds the optimizer state

@@ -62,7 +62,7 @@ class Learning(Step):
         late=True,
     )
     mosaic: float = arg(
-        "share of images that are composed of four, for boxes and label pictures",
+        "share of images that are composed of four, for boxes and label images",
         0.0,
         low=0,
         high=1,

@@ -47,7 +47,7 @@ class Head(nn.Module):
 class TinyDetect(nn.Module):
     """Return boxes (n p 4), x1 y1 x2 y2 in pixels of the input, and logits (n p classes) of sigmoids.
 
-    For pictures of 192x256 there are p = 24 * 32 + 12 * 16 places. 787,648 parameters for 20 classes.
+    For images of 192x256 there are p = 24 * 32 + 12 * 16 places. 787,648 parameters for 20 classes.
     """
 
     def __init__(self, num_classes: int = 10, in_channels: int = 3, shrink: int = 1) -> None:

@@ -1,1 +1,1 @@
-"""Preprocessing operations, from a decoded picture to a network's input."""
+"""Preprocessing operations, from a decoded image to a network's input."""

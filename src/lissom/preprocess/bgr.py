@@ -27,7 +27,7 @@ class Bgr(PictureOperation):
         from PIL import Image as images
 
         if len(picture.getbands()) != 3:
-            raise LissomError("preprocess: bgr needs pictures of three channels, got one")
+            raise LissomError("preprocess: bgr needs images of three channels, got one")
         return images.merge("RGB", picture.split()[::-1])
 
     def for_labels(self, _: int) -> PictureOperation | None:

@@ -19,14 +19,14 @@ class CenterCrop(PictureOperation):
     top  = round((picture's height - height) / 2)
     left = round((picture's width - width) / 2)
 
-    A smaller picture is surrounded by `fill`.
+    A smaller image is surrounded by `fill`.
     Also known as: CenterCrop in torchvision.
     Source: torchvision.transforms.CenterCrop, https://docs.pytorch.org/vision
     """
 
     height: int = arg("pixels from top to bottom", low=1, high=8192)
     width: int | None = arg("pixels from left to right; None = the height", None, low=1, high=8192)
-    fill: int = arg("value of pixels around a smaller picture", 0, low=0, high=255)
+    fill: int = arg("value of pixels around a smaller image", 0, low=0, high=255)
 
     def __call__(self, picture: Image) -> Image:
         high = self.height

@@ -1,4 +1,4 @@
-"""The whole picture in a frame of fixed size."""
+"""The whole image in a frame of fixed size."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Letterbox(PictureOperation):
-    """Resize until the whole picture fits into `height` x `width`, and fill the rest with one value.
+    """Resize until the whole image fits into `height` x `width`, and fill the rest with one value.
 
-    ratio = min(height / picture's height, width / picture's width)
-    size  = round(ratio * picture's size)
+    ratio = min(height / image's height, width / image's width)
+    size  = round(ratio * image's size)
 
-    The aspect ratio is kept; the picture is in the middle.
+    The aspect ratio is kept; the image is in the middle.
     Also known as: letterbox in YOLO, resize with padding.
     Source: Ultralytics LetterBox, https://docs.ultralytics.com
     """
@@ -40,7 +40,7 @@ class Letterbox(PictureOperation):
         return frame
 
     def places(self, size: Size) -> tuple[Size, Size, tuple[int, int]]:
-        """Return the size of the frame, and the size and the corner of the picture in it."""
+        """Return the size of the frame, and the size and the corner of the image in it."""
         high = self.height
         wide = self.width or high
         ratio = min(high / size[1], wide / size[0])

@@ -28,7 +28,7 @@ class Resize(PictureOperation):
                              megapixels; pixels differ by 1 to 2 of 255 on average, as with another
                              interpolation
 
-    With antialias, a pixel of the smaller picture averages all pixels that it covers, as in Pillow
+    With antialias, a pixel of the smaller image averages all pixels that it covers, as in Pillow
     and torchvision; without it only the nearest ones, as in OpenCV.
     Also known as: Resize in torchvision, squash (with a width).
     Source: torchvision.transforms.Resize, https://docs.pytorch.org/vision
@@ -113,7 +113,7 @@ def resampling(name: str) -> int:
 
 
 def sampled(picture: Image, size: tuple[int, int], name: str, *, antialias: bool) -> Image:
-    """Return a picture resized by PyTorch to `size` (width, height).
+    """Return an image resized by PyTorch to `size` (width, height).
 
     With `antialias` in 8 bits; without, in floats between the nearest pixels, then rounded.
     """

@@ -1,4 +1,4 @@
-"""The answers to a few test samples, for the page: captions of all runs, pictures of the best."""
+"""The answers to a few test samples, for the page: captions of all runs, images of the best."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_BYTES = 4_000_000
 
 
 class Jpegs:
-    """The pictures of a page, each once, up to MOST_BYTES in total."""
+    """The images of a page, each once, up to MOST_BYTES in total."""
 
     def __init__(self) -> None:
         self.left = MOST_BYTES
@@ -24,7 +24,7 @@ class Jpegs:
         self.pictures: list[dict[str, Any]] = []
 
     def row(self, answers: Sequence[Answer]) -> list[dict[str, Any]]:
-        """Return a row of answers for the page, with all of its pictures or with none."""
+        """Return a row of answers for the page, with all of its images or with none."""
         new = {answer.jpeg for answer in answers if answer.jpeg} - set(self.places)
         size = sum(map(len, new))
         room = size <= self.left
@@ -40,7 +40,7 @@ class Jpegs:
         ]
 
     def place(self, answer: Answer) -> int:
-        """Return the index of an answer's picture among all; add the picture if it is new."""
+        """Return the index of an answer's image among all; add the image if it is new."""
         jpeg = answer.jpeg or b""
         if jpeg not in self.places:
             self.places[jpeg] = len(self.pictures)
@@ -51,7 +51,7 @@ class Jpegs:
 
 
 def answers_data(records: Sequence[dict[str, Any]], store: Store) -> dict[str, Any]:
-    """Return the answers of uncompressed networks and of the files of runs, by key, and all pictures.
+    """Return the answers of uncompressed networks and of the files of runs, by key, and all images.
 
     Answers that cannot be read are reported and left out.
     """

@@ -1,4 +1,4 @@
-"""Pictures of a few test samples with the answers of the uncompressed network and of every file."""
+"""Images of a few test samples with the answers of the uncompressed network and of every file."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from ..trees import Tree, sample, tensors_in
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SHORT = 128  # pixels: least shorter side of a picture, if LARGE allows it
+SHORT = 128  # pixels: least shorter side of an image, if LARGE allows it
 LONG = 320  # pixels: largest longer side in the report
 LARGE = 1280  # pixels: largest longer side while drawing
-THIN = 4  # pixels: an input with a shorter side is not a picture
+THIN = 4  # pixels: an input with a shorter side is not an image
 QUALITY = 85  # of JPEG
 
 
@@ -69,7 +69,7 @@ def samples_of(data: Data) -> Held:
 class Album:
     """The answers of a task's networks and files to the same samples, written into their entries.
 
-    Pictures are only for people: an error in them is reported and never stops a measurement.
+    Images are only for people: an error in them is reported and never stops a measurement.
     """
 
     task: Task
@@ -122,7 +122,7 @@ class Album:
             yield
         except Exception as error:  # a kind of the user's own may raise anything
             said = str(error).splitlines() or [type(error).__name__]
-            self.say(f"note: {whose}: its answers cannot be shown as pictures ({said[0]:.160})")
+            self.say(f"note: {whose}: its answers cannot be shown as images ({said[0]:.160})")
 
 
 def answers_of(kind: Kind, data: Data, samples: Held, outputs: dict[str, Tree | None]) -> Answers:
@@ -139,7 +139,7 @@ def answers_of(kind: Kind, data: Data, samples: Held, outputs: dict[str, Tree | 
             if pictures:
                 plain = pictures[place]
                 drawn = kind.drawn(plain, answer, data.classes, zoom)
-                # a picture with nothing drawn on it is shown once, in the row of the ground truth
+                # an image with nothing drawn on it is shown once, in the row of the ground truth
                 if given is None or drawn is not plain:
                     jpeg = jpeg_of(drawn)
                 if drawn is not plain:
@@ -154,7 +154,7 @@ def captions_of(
     kind: Kind, data: Data, truth: Tensor, outputs: Tree | None
 ) -> Iterator[tuple[str, bool | None]]:
     """Yield a caption for each sample, and whether its answer is wrong: None if it is neither right
-    nor wrong. If the picture shows the answer, the caption has the metric of that sample.
+    nor wrong. If the image shows the answer, the caption has the metric of that sample.
     """
     said = truth if outputs is None else kind.answers(outputs)
     sure = None if outputs is None else kind.sureness(outputs)
@@ -178,7 +178,7 @@ def metric_of(kind: Kind, data: Data, outputs: Tree, truth: Tensor) -> str:
 
 
 def enlarged(inputs: Tree, data: Data) -> tuple[list[Image], int]:
-    """Return the inputs as enlarged pictures, and the factor; no pictures for other inputs.
+    """Return the inputs as enlarged images, and the factor; no images for other inputs.
 
     Pixels (n c h w) are shown as they are. Other numbers are scaled from the minimum to the maximum
     of each sample.
@@ -201,7 +201,7 @@ def enlarged(inputs: Tree, data: Data) -> tuple[list[Image], int]:
 
 
 def is_picture(inputs: Tensor) -> bool:
-    """Return whether inputs look like gray or colour pictures (n c h w)."""
+    """Return whether inputs look like gray or colour images (n c h w)."""
     return (
         inputs.ndim == 4
         and inputs.shape[1] in (1, 3)
@@ -220,7 +220,7 @@ def stretched(inputs: Tensor) -> Tensor:
 
 
 def jpeg_of(picture: Image) -> bytes:
-    """Return a picture as a JPEG of at most 320 pixels a side."""
+    """Return an image as a JPEG of at most 320 pixels a side."""
     from PIL import Image as images
 
     if max(picture.size) > LONG:

@@ -1,4 +1,4 @@
-"""The answers to a few samples, kept in an entry: captions and pictures in a folder.
+"""The answers to a few samples, kept in an entry: captions and images in a folder.
 
 `artefacts/pictures` of an uncompressed network has the ground truth and its answers;
 `artefacts/pictures-TARGET` of any network has the answers of its file. An entry may come from
@@ -23,7 +23,7 @@ from .checks import Wrong, fields, flag, listing, mapping, maybe, parsed, text_o
 PICTURES = "pictures"  # the prefix of the names of such folders
 ROWS = ("truth", "network", "file")  # the sources of answers
 MOST_SAMPLES = 6
-MOST_BYTES = 200_000  # of a picture
+MOST_BYTES = 200_000  # of an image
 MOST_PIXELS = 1_000  # of a side
 MOST_CAPTION = 200  # characters
 MOST_COLOURS = 1_000
@@ -64,7 +64,7 @@ def pictures_name(target: str = "") -> str:
 
 
 def write_answers(folder: Path, answers: Answers) -> None:
-    """Write captions and pictures into a folder."""
+    """Write captions and images into a folder."""
     rows = {
         name: [{"caption": answer.caption, "wrong": answer.wrong} for answer in row]
         for name, row in answers.rows.items()
@@ -90,7 +90,7 @@ def read_answers(folder: Path) -> Answers | None:
         told = captions_in(folder / "captions.json")
         rows = {name: read_row(folder, name, told["rows"].get(name, [])) for name in ROWS}
     except (OSError, ValueError) as error:
-        raise LissomError(f"store: {folder}: pictures are left out: {error}") from None
+        raise LissomError(f"store: {folder}: images are left out: {error}") from None
     return Answers({name: row for name, row in rows.items() if row}, told["colours"])
 
 
@@ -105,7 +105,7 @@ def captions_in(path: Path) -> dict[str, Any]:
 
 
 def read_row(folder: Path, name: str, captions: list[dict[str, Any]]) -> list[Answer]:
-    """Read the pictures that belong to the captions of one row."""
+    """Read the images that belong to the captions of one row."""
     row = []
     for place, told in enumerate(captions):
         path = folder / jpeg_name(name, place)
@@ -116,7 +116,7 @@ def read_row(folder: Path, name: str, captions: list[dict[str, Any]]) -> list[An
 
 
 def jpeg_name(row: str, place: int) -> str:
-    """Return the name of the file with the picture of one answer."""
+    """Return the name of the file with the image of one answer."""
     return f"{row}-{place + 1}.jpg"
 
 

@@ -1,5 +1,5 @@
 """A folder of finished networks: root/<key>/{record.json, model.safetensors, structure.json,
-log.jsonl, artefacts/}; artefacts are exported files, and pictures of answers. If a step was told to
+log.jsonl, artefacts/}; artefacts are exported files, and images of answers. If a step was told to
 keep its optimizer, there is an optimizer.safetensors as well (learning/moments.py).
 
 An entry appears by one rename, so it is complete or absent. There is one lock for each key
@@ -315,7 +315,7 @@ class Store:
         return [path for path in self._sealed(key) if not path.name.startswith(PICTURES)]
 
     def pictures(self, key: str) -> list[Path]:
-        """Return the folders of the pictures of an entry, which are not exported files."""
+        """Return the folders of the images of an entry, which are not exported files."""
         return [path for path in self._sealed(key) if path.name.startswith(PICTURES)]
 
     def _sealed(self, key: str) -> list[Path]:

@@ -49,7 +49,7 @@ class Openvino(Target):
     """Export to OpenVINO and run on the CPU; quantized layers run in 8-bit integers.
 
     Float layers run in `precision`. The file is ONNX, except for networks with weights of at most 4
-    bits and networks that take whole pictures. These use OpenVINO's own format, which stores such
+    bits and networks that take whole images. These use OpenVINO's own format, which stores such
     weights in 4 bits each and resizes as Pillow does: an `.xml` and a `.bin` file if the name ends
     in `.xml`, else (as in the store) one zip file of both. lissom widens these weights to 8 bits
     when it loads the file, since OpenVINO would compute 4-bit weights in float. Convolutions with

@@ -1,4 +1,4 @@
-"""Pictures without labels: the user's own network labels them, and is the reference for others."""
+"""Images without labels: the user's own network labels them, and is the reference for others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_unlabelled(data: Data, weights: str, *, trained: bool) -> None:
     if weights and not data.stated:
         raise LissomError(
             f"preprocess: {weights} was trained elsewhere, and without labels lissom cannot "
-            "find out how the network sees pictures; expected --preprocess, as in "
+            "find out how the network sees images; expected --preprocess, as in "
             "--preprocess imagenet"
         )
 
@@ -47,7 +47,7 @@ def labelled_by(model: nn.Module, data: Data, kind: Kind, name: str, kind_text: 
         if kind.name() == "classify" and (answer := kind.answer(outputs)).ndim != 2:
             other = OF_AXES.get(answer.ndim)
             raise LissomError(
-                f"model {name}: expected outputs (batch, classes) for pictures without labels, "
+                f"model {name}: expected outputs (batch, classes) for images without labels, "
                 f"got {shapes(answer)}; {other or 'for others, --kind says what they are'}"
             )
         return kind.classes(outputs), kind.answers(outputs)

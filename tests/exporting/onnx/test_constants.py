@@ -14,7 +14,7 @@ from lissom.running.plan import one_target
 
 
 class Encoded(nn.Module):
-    """A picture, to which a convolution of places is added, as in XCiT."""
+    """An image, to which a convolution of places is added, as in XCiT."""
 
     def __init__(self) -> None:
         super().__init__()

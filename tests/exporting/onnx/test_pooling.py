@@ -6,7 +6,7 @@ from lissom.running.plan import one_target
 
 
 class ChannelsLast(nn.Module):
-    """A mean over pictures that lie in memory with their channels last, as ConvNeXt's do."""
+    """A mean over images that lie in memory with their channels last, as ConvNeXt's do."""
 
     def __init__(self):
         super().__init__()

@@ -13,7 +13,7 @@ from lissom.running.plan import one_target
 
 
 class Tokens(nn.Module):
-    """Patches of a picture, each with a weight of its own, and what they have in common."""
+    """Patches of an image, each with a weight of its own, and what they have in common."""
 
     def __init__(self, how: str) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ WIDTH = 16
 
 
 class Attention(nn.Module):
-    """Two heads of attention over tokens of a picture, in PyTorch's call or by hand."""
+    """Two heads of attention over tokens of an image, in PyTorch's call or by hand."""
 
     def __init__(self, by_hand: bool, sharp: float = 1.0) -> None:
         super().__init__()

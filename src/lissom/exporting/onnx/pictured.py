@@ -1,4 +1,4 @@
-"""The picture operations of a preprocessing as ONNX nodes, for pictures of any size."""
+"""The image operations of a preprocessing as ONNX nodes, for images of any size."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ class Nodes:
 
 
 class Picture:
-    """An 8-bit picture (n c height width) after some operations, and the map of points onto it.
+    """An 8-bit image (n c height width) after some operations, and the map of points onto it.
 
-    `size`, `scale` and `offset` are (height, width). A point p of the original picture is now at
+    `size`, `scale` and `offset` are (height, width). A point p of the original image is now at
     scale * p + offset.
     """
 
@@ -67,7 +67,7 @@ class Picture:
         self.offset = nodes.constant(np.zeros(2, np.float32))
 
     def resize(self, size: str, interpolation: str, *, antialias: bool = True) -> None:
-        """Resize the picture. Raises LissomError for an interpolation that ONNX does not have."""
+        """Resize the image. Raises LissomError for an interpolation that ONNX does not have."""
         if interpolation not in INTERPOLATIONS:
             raise LissomError(
                 f"--pictures: ONNX has no {interpolation}; expected "
@@ -90,7 +90,7 @@ class Picture:
         self.size = size
 
     def frame(self, before: str, after: str, fill: int) -> None:
-        """Pad the picture with `before` and `after` pixels of the value `fill`."""
+        """Pad the image with `before` and `after` pixels of the value `fill`."""
         nodes = self.nodes
         pads = nodes("Concat", before, after, axis=0)
         self.value = nodes("Pad", self.value, pads, np.uint8(fill), [2, 3])
@@ -98,7 +98,7 @@ class Picture:
         self.size = nodes("Add", self.size, nodes("Add", before, after))
 
     def crop(self, corner: str, size: Sequence[int]) -> None:
-        """Crop the picture to `size` from `corner` on."""
+        """Crop the image to `size` from `corner` on."""
         nodes = self.nodes
         ends = nodes("Add", corner, size)
         self.value = nodes("Slice", self.value, corner, ends, [2, 3])
@@ -107,7 +107,7 @@ class Picture:
 
 
 def write_resize(operation: Resize, picture: Picture) -> None:
-    """Resize the picture so that its shorter side, or both sides, have the wanted size."""
+    """Resize the image so that its shorter side, or both sides, have the wanted size."""
     nodes = picture.nodes
     if isinstance(operation.width, int):
         size = nodes.constant([operation.size, operation.width])
@@ -118,7 +118,7 @@ def write_resize(operation: Resize, picture: Picture) -> None:
 
 
 def write_crop(operation: CenterCrop, picture: Picture) -> None:
-    """Crop the middle of the picture, padded first if it is smaller."""
+    """Crop the middle of the image, padded first if it is smaller."""
     nodes = picture.nodes
     wanted = [operation.height, operation.width or operation.height]
     missing = nodes("Max", nodes("Sub", wanted, picture.size), [0, 0])
@@ -131,7 +131,7 @@ def write_crop(operation: CenterCrop, picture: Picture) -> None:
 
 
 def write_letterbox(operation: Letterbox, picture: Picture) -> None:
-    """Resize the picture to fit and pad the rest."""
+    """Resize the image to fit and pad the rest."""
     nodes = picture.nodes
     wanted = [operation.height, operation.width or operation.height]
     sides = nodes("Cast", picture.size, to=11)  # doubles, as Python computes
@@ -177,9 +177,9 @@ WRITERS: dict[type[PictureOperation], Callable[[Any, Picture], None]] = {
 
 
 def take_pictures(proto: Any, preprocess: Preprocess) -> None:
-    """Make an ONNX model of pixels (n c h w) take 8-bit pictures (n height width c), in place.
+    """Make an ONNX model of pixels (n c h w) take 8-bit images (n height width c), in place.
 
-    The boxes (n k 4) of a network that picks detections are then in pixels of the pictures.
+    The boxes (n k 4) of a network that picks detections are then in pixels of the images.
     Raises LissomError for an operation that ONNX does not have.
     """
     from onnx import helper
@@ -198,7 +198,7 @@ def take_pictures(proto: Any, preprocess: Preprocess) -> None:
     shape = [-1, channels.dim_value, *(side.dim_value for side in sides)]
     shaped = nodes("Reshape", nodes("Cast", picture.value, to=1), shape)
     nodes.nodes.append(helper.make_node("Identity", [shaped], [pixels.name]))
-    # a network of grey pictures takes colour if the preprocessing converts it
+    # a network of grey images takes colour if the preprocessing converts it
     seen = 3 if channels.dim_value == 1 and preprocess.channels(3) == 1 else channels.dim_value
     taken = helper.make_tensor_value_info(
         "picture", 2, [batch.dim_param or batch.dim_value, "height", "width", seen]
@@ -227,9 +227,9 @@ def used(nodes: Sequence[Any], graph: Any) -> list[Any]:
 
 
 def placed_back(graph: Any, nodes: Nodes, picture: Picture, whole: str) -> None:
-    """Convert the output `boxes` (n k 4) to pixels of the original picture, in place.
+    """Convert the output `boxes` (n k 4) to pixels of the original image, in place.
 
-    `whole` is the size (height, width) of that picture. Boxes of class -1, no detection, stay
+    `whole` is the size (height, width) of that image. Boxes of class -1, no detection, stay
     zeros.
     """
     from onnx import helper

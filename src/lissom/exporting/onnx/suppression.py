@@ -12,7 +12,7 @@ from .layers import node
 class WrittenSuppression(Suppression):
     """Non-maximum suppression as a NonMaxSuppression node, whose indices become a mask.
 
-    The number of indices depends on the picture. The shapes below say 1, which does no harm: only
+    The number of indices depends on the image. The shapes below say 1, which does no harm: only
     nodes written here read them, and the mask has a fixed shape.
     """
 
@@ -27,7 +27,7 @@ class WrittenSuppression(Suppression):
             # scores below the threshold are 0; runtimes differ on whether they keep an equal score
             torch.tensor([self.threshold / 2]),
         ]
-        found = node("NonMaxSuppression", given, torch.int64, [1, 3])  # picture, class, place
+        found = node("NonMaxSuppression", given, torch.int64, [1, 3])  # image, class, place
         at = node("Gather", [found, torch.tensor([0, 2])], torch.int64, [1, 2], attrs={"axis": 1})
         place = node("Gather", [found, torch.tensor(2)], torch.int64, [1], attrs={"axis": 1})
         ones = node(
