@@ -78,8 +78,8 @@ def samples_in(tar: Path) -> list[tuple[Member, int]]:
     for member in members_of(tar):
         folder, _, name = member.name.rpartition("/")
         stem, _, ending = name.partition(".")
-        kind = "picture" if f".{ending.lower()}" in endings else ending.lower()
-        if not stem or kind not in ("picture", *LABELS):
+        kind = "image" if f".{ending.lower()}" in endings else ending.lower()
+        if not stem or kind not in ("image", *LABELS):
             continue
         sample = samples.setdefault(f"{folder}/{stem}", {})
         if kind in sample:
@@ -92,9 +92,9 @@ def samples_in(tar: Path) -> list[tuple[Member, int]]:
         found = list[tuple[Member, int]]()
         for files in samples.values():
             labels = [files[kind] for kind in LABELS if kind in files]
-            if "picture" not in files:
+            if "image" not in files:
                 raise LissomError(f"data: {labels[0]}: there is no image of that name beside it")
-            picture = files["picture"]
+            picture = files["image"]
             if not labels:
                 raise LissomError(
                     f"data: {picture}: expected its class beside it, a .cls with a whole number or a "

@@ -48,7 +48,7 @@ def snippet(
     held = {name: parsed(value) for name, value in facts.items()}
     if not held.get("mean") and held.get("baked") != "true":
         raise LissomError(
-            "--snippet: the file takes no picture, but numbers as the data set gives them"
+            "--snippet: the file takes no image, but numbers as the data set gives them"
         )
     imported, run = RUNTIMES[target]
     mode = "L" if held.get("order") == "gray" else "RGB"
