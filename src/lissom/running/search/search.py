@@ -19,7 +19,7 @@ from ...language.want import Want
 from ..eta import spoken
 from ..measure import silent
 from .evaluate import Evaluation
-from .goal import Goal, measured_names
+from .goal import Bound, Goal, measured_names
 from .outcome import Outcome, Point
 from .propose import Proposer
 from .study import Storage, Study, study_name
@@ -218,13 +218,39 @@ class Search:
         for bound in self.goal.bounds:
             if bound.metric or bound.least or not self.outcomes:
                 continue
-            value, recipe = min((each.values[bound.name], each.recipe) for each in self.outcomes)
-            # another recipe may reach a little further than these few
+            least = self.descended(bound)
+            value = least.values[bound.name]
+            # a little further than a few recipes reach, another may come
             if bound.excess(value) > NEAR * value:
                 raise LissomError(
                     f"--want: {bound.name} {bound.wanted()}: no recipe of the space comes so far; the "
-                    f"least is {amount_text(bound.name, value)}, of {recipe}"
+                    f"least is {amount_text(bound.name, value)}, of {least.recipe}"
                 )
+
+    def descended(self, bound: Bound) -> Outcome:
+        """Return the outcome with the least cost, after recipes that differ from it in one choice were
+        probed, unless it comes near the bound.
+        """
+
+        def least() -> Outcome:
+            return min(self.outcomes, key=lambda each: (each.values[bound.name], each.recipe))
+
+        best = least()
+        for choice in self.space.choices:
+            if bound.excess(best.values[bound.name]) <= NEAR * best.values[bound.name]:
+                break
+            tried = {each.recipe for each in self.outcomes}
+            values = [*range(len(choice.options))] or [choice.low, choice.high]
+            for value in values:
+                point = best.point | {choice.name: float(value)}
+                try:
+                    recipe = self.space.at(point)
+                    if str(recipe) not in tried and not self.done():
+                        self.keep(self.evaluation.probe(point, recipe))
+                except (KeyError, LissomError):  # choices that do not go together
+                    continue
+            best = least()
+        return best
 
     def cheapest(self, place: int) -> Point | None:
         """Return a point that probably costs little: the upper end of every range, except in one
