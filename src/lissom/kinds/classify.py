@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..drawing import class_name
 from ..language.kind import WithoutPlaces
-from ..language.tally import Collected, Share, Tally
+from ..language.tally import Agreement, Collected, Tally
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,12 +60,7 @@ class Classify(WithoutPlaces):
         return Collected({"top1": top1, **({"top5": top5} if classes > 5 else {})}, self.answer)
 
     def agreement(self) -> Tally:
-        return Share("agreement", self.alike)
-
-    def alike(self, outputs: Tree, reference: Tree) -> tuple[int, int]:
-        """Return the number of samples with the same class in both outputs, and of all samples."""
-        same = self.answers(outputs) == self.answers(reference)
-        return int(same.sum()), len(same)
+        return Agreement(self.answers)
 
     def answers(self, outputs: Tree) -> Tensor:
         return self.answer(outputs).argmax(1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..drawing import class_name
 from ..language.kind import WithoutPlaces
-from ..language.tally import Collected, Share, Tally
+from ..language.tally import Agreement, Collected, Tally
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,12 +59,7 @@ class Multilabel(WithoutPlaces):
         return Collected({"mAP": mean_average_precision, "f1": f1}, self.answer)
 
     def agreement(self) -> Tally:
-        return Share("agreement", self.alike)
-
-    def alike(self, outputs: Tree, reference: Tree) -> tuple[int, int]:
-        """Return the number of predictions (output > 0) that are equal in both, and of all."""
-        same = self.answers(outputs) == self.answers(reference)
-        return int(same.sum()), same.numel()
+        return Agreement(self.answers)
 
     def answers(self, outputs: Tree) -> Tensor:
         return (self.answer(outputs) > 0).long()

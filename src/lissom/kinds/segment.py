@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..drawing import class_colours, draw_labels
 from ..language.kind import Kind
 from ..language.method import arg
-from ..language.tally import Share, Tally
+from ..language.tally import Agreement, Tally
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,12 +71,7 @@ class Segment(Kind):
         return Confusion(classes, self.ignore, self.answer)
 
     def agreement(self) -> Tally:
-        return Share("agreement", self.alike)
-
-    def alike(self, outputs: Tree, reference: Tree) -> tuple[int, int]:
-        """Return the number of pixels with the same class in both, and of all pixels."""
-        same = self.answers(outputs) == self.answers(reference)
-        return int(same.sum()), same.numel()
+        return Agreement(self.answers)
 
     def answers(self, outputs: Tree) -> Tensor:
         return self.answer(outputs).argmax(1)

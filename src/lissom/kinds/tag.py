@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..drawing import class_name
 from ..language.kind import WithoutPlaces
 from ..language.method import arg
-from ..language.tally import Share, Tally
+from ..language.tally import Agreement, Tally
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,12 +73,7 @@ class Tag(WithoutPlaces):
         return Positions(self.answers, self.ignore)
 
     def agreement(self) -> Tally:
-        return Share("agreement", self.alike)
-
-    def alike(self, outputs: Tree, reference: Tree) -> tuple[int, int]:
-        """Return the number of positions with the same class, and the number of all positions."""
-        same = self.answers(outputs) == self.answers(reference)
-        return int(same.sum()), same.numel()
+        return Agreement(self.answers)
 
     def answers(self, outputs: Tree) -> Tensor:
         return self.answer(outputs).argmax(2)

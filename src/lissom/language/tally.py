@@ -82,6 +82,19 @@ class Share(Tally):
         return {self.name: self.right / self.all if self.all else 1.0}
 
 
+class Agreement(Share):
+    """Count the share of equal answers in two sets of outputs; `answers` reads them from outputs."""
+
+    def __init__(self, answers: Callable[[Tree], Any]) -> None:
+        super().__init__("agreement", self.equal)
+        self.answers = answers
+
+    def equal(self, outputs: Tree, reference: Tree) -> tuple[int, int]:
+        """Return the number of equal answers of a batch, and the number of all answers."""
+        same = self.answers(outputs) == self.answers(reference)
+        return int(same.sum()), same.numel()
+
+
 class Itself(Tally):
     """Compute the first metric of another tally and call it fidelity, since the targets are the
     answers of a network instead of the ground truth.
