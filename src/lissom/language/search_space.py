@@ -8,7 +8,7 @@ Every {set} and every range is one choice. A search makes all choices to get a r
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -136,6 +136,25 @@ class SearchSpace:
     def at(self, point: Mapping[str, float]) -> Recipe:
         """Return the recipe of a point: an index or a number for each choice, by name."""
         return self.recipe(lambda choice: point[choice.name])
+
+    def varied(
+        self, point: Mapping[str, float], choice: Choice, numbers: Iterable[float]
+    ) -> Iterator[tuple[dict[str, float], Recipe]]:
+        """Yield points that differ from `point` in one choice, with their recipes: each option of a
+        set, or these `numbers` of a range. Points without a valid recipe are left out.
+
+        >>> space = SearchSpace("prune(0..0.8) | {fold, quantize({8, 4})}")
+        >>> point = {"prune.amount": 0.5, "step 2": 1, "quantize.weights": 0}
+        >>> [str(recipe) for _, recipe in space.varied(point, space.choices[2], ())]
+        ['prune(0.5) | quantize(8)', 'prune(0.5) | quantize(4)']
+        """
+        for value in range(len(choice.options)) or numbers:
+            other = {**point, choice.name: float(value)}
+            try:
+                recipe = self.at(other)
+            except (KeyError, LissomError):  # another option may need further choices
+                continue
+            yield other, recipe
 
 
 class Picking:

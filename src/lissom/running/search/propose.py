@@ -96,14 +96,9 @@ class Proposer:
         for choice in self.space.choices:
             if choice.name not in outcome.point:
                 continue
-            others = range(len(choice.options)) if choice.options else [self._drawn(choice)]
-            for other in others:
-                point = outcome.point | {choice.name: float(other)}
-                try:
-                    same = learned(self.space.at(point)) == own
-                except (KeyError, LissomError):  # another option may need further choices
-                    continue
-                if same:
+            numbers = [] if choice.options else [self._drawn(choice)]
+            for point, recipe in self.space.varied(outcome.point, choice, numbers):
+                if learned(recipe) == own:
                     found.append(point)
         return found
 

@@ -204,14 +204,18 @@ class Search:
                 break
             point = self.cheapest(place) if place < len(self.space.choices) else None
             point = point or self.proposer.random_point()
-            recipe = str(self.space.at(point))
-            if recipe in tried or self.done():
+            recipe = self.space.at(point)
+            if str(recipe) in tried or self.done():
                 continue
-            tried.add(recipe)
-            try:
-                self.keep(self.evaluation.probe(point, self.space.at(point)))
-            except LissomError as error:
-                self.say(f"note: {error}")
+            tried.add(str(recipe))
+            self.probe_one(point, recipe)
+
+    def probe_one(self, point: Point, recipe: Recipe) -> None:
+        """Measure one recipe without its learning steps, and keep the outcome; note why it cannot run."""
+        try:
+            self.keep(self.evaluation.probe(point, recipe))
+        except LissomError as error:
+            self.say(f"note: {error}")
 
     def check_reachable(self) -> None:
         """Raise LissomError if no recipe so far comes near a bound on a cost."""
@@ -240,15 +244,9 @@ class Search:
             if bound.excess(best.values[bound.name]) <= NEAR * best.values[bound.name]:
                 break
             tried = {each.recipe for each in self.outcomes}
-            values = [*range(len(choice.options))] or [choice.low, choice.high]
-            for value in values:
-                point = best.point | {choice.name: float(value)}
-                try:
-                    recipe = self.space.at(point)
-                    if str(recipe) not in tried and not self.done():
-                        self.keep(self.evaluation.probe(point, recipe))
-                except (KeyError, LissomError):  # choices that do not go together
-                    continue
+            for point, recipe in self.space.varied(best.point, choice, (choice.low, choice.high)):
+                if str(recipe) not in tried and not self.done():
+                    self.probe_one(point, recipe)
             best = least()
         return best
 
