@@ -71,6 +71,21 @@ def test_of_a_call_that_is_not_known_it_is_measured_what_the_layer_reads() -> No
     assert wires.lost == {"second"} and entry("second") in wires.sources["second"]
 
 
+def test_layers_of_almost_the_same_name_have_ranges_of_their_own() -> None:
+    """`a.0` and `a_0` read values of unknown calls, one of them 500 times as large."""
+    torch.manual_seed(0)
+    net = Net(
+        lambda s, x: s.a_0((500 * s.a(x.tanh().cumsum(1))).cumsum(1)),
+        a=nn.Sequential(nn.Linear(8, 8)),
+        a_0=nn.Linear(8, 4),
+    ).eval()
+    seen = torch.randn(64, 8)
+    small = apply("quantize(8)", net, seen[:1], seen)
+    with torch.no_grad():
+        plain, rounded = net(seen), small(seen)
+    assert (rounded - plain).norm() < 0.05 * plain.norm()
+
+
 @pytest.mark.parametrize("name", ["nin_gc-quarter", "shufflenet"])
 def test_networks_with_shuffles_answer_as_before(name: str) -> None:
     if name == "shufflenet":

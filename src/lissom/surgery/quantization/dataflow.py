@@ -84,8 +84,8 @@ class DataFlow:
 
 
 def entry(layer: str) -> str:
-    """Return the name of a layer's input, whatever made it."""
-    return f"to_{layer.replace('.', '_')}"
+    """Return the name of a layer's input, whatever made it; no two layers have the same."""
+    return f"to_{layer.replace('.', '-')}"
 
 
 def weights_of(network: nn.Module) -> ByTensor[str]:
