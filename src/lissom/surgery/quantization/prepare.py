@@ -153,7 +153,7 @@ def unsigned(wires: DataFlow, plan: PrecisionPlan) -> set[str]:
 def again(layer: str, wires: DataFlow, spec: Precision) -> str:
     """Return the name of a second rounding, shared by all layers that read a site on one grid."""
     sources = wires.sources[layer]
-    word = next(iter(sources)) if len(sources) == 1 else layer.replace(".", "_")
+    word = next(iter(sources)) if len(sources) == 1 else layer.replace(".", "-")
     return f"{word}_in_{spec.bits}"
 
 
