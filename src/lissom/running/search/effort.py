@@ -35,7 +35,6 @@ class Effort:
     """
 
     def __init__(self, outcomes: Sequence[Outcome], choices: Sequence[Choice]) -> None:
-        self.choices = choices
         self.stored = {""}
         whole = list[Outcome]()
         rest = list[Outcome]()
