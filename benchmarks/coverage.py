@@ -63,6 +63,7 @@ def lively(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for layer in model.modules():
             if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.running_mean is not None:
+                assert layer.running_var is not None
                 layer.running_mean.copy_(
                     0.3 * torch.randn(layer.running_mean.shape, generator=draw)
                 )

@@ -21,7 +21,8 @@ from torch import nn
 
 from lissom.data.data import Data
 from lissom.data.split import Images
-from lissom.learning.fit import TrainSettings, fit
+from lissom.language.training import TrainSettings
+from lissom.learning.fit import fit
 from lissom.learning.precision import autocast, fast_precision, layout_of
 from lissom.models import factory
 from lissom.running.context import TaskContext

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 import lissom
+from lissom.bench.inputs import images as noise
 from lissom.bench.latency import latencies
 from lissom.bench.machine import machine
 from lissom.models import factory
@@ -34,7 +35,7 @@ def by_onnxruntime(source: Path, goal: Path, images: np.ndarray) -> None:
         quantize_static,
     )
 
-    class Reader(CalibrationDataReader):
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # untyped
         def __init__(self) -> None:
             self.left = iter([{"images": images[k : k + 1]} for k in range(32)])
 
@@ -104,7 +105,7 @@ def main() -> None:
         for target, names in files.items():
             timings = latencies(
                 [(target, place / name) for name in names],
-                images((1, 3, size, size)),
+                noise((1, 3, size, size)),
                 threads=words.threads,
                 rounds=words.rounds,
             )

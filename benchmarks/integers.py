@@ -182,7 +182,7 @@ def in_onnxruntime(path: Path) -> set[str]:
         if node.op_type not in INTEGER:
             continue
         name = next((n for n in (plain(node.name), plain(node.output[0])) if n in nodes), None)
-        found = nodes.get(name)
+        found = None if name is None else nodes.get(name)
         # ONNX Runtime names some operations after a later node that was fused into them
         while found is not None and not re.search(WEIGHTED, found.op_type):
             found = nodes.get(found.input[0])

@@ -5,6 +5,7 @@ one of each family of torchvision and timm.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -298,11 +299,11 @@ def networks() -> Iterator[Known]:
         yield (
             "what Torch-Pruning tests",
             name,
-            lambda name=name: known.get_model(name, weights=None),
+            partial(known.get_model, name, weights=None),
             images,
         )
     for name in ("nin", "nin_gc", "resnet56", "preresnet38", "vgg19", "densenet40"):
-        yield "lissom", name, lambda name=name: factory(name)(num_classes=10), ((3, 32, 32),)
+        yield "lissom", name, partial(factory(name), num_classes=10), ((3, 32, 32),)
     for family, names in (
         ("torchvision", TORCHVISION),
         ("torchvision segmentation", SEGMENTATION),
@@ -317,11 +318,11 @@ def networks() -> Iterator[Known]:
             yield (
                 family,
                 name,
-                lambda name=name, own=own: known.get_model(name, weights=None, **own),
+                partial(known.get_model, name, weights=None, **own),
                 images,
             )
     for name in (*FAMILIES.split(), *TIMM.split()):
-        yield "timm", name, lambda name=name: in_timm(name), images
+        yield "timm", name, partial(in_timm, name), images
 
 
 def in_timm(name: str) -> nn.Module:

@@ -12,14 +12,17 @@ from __future__ import annotations
 import argparse
 import copy
 import time
+from typing import Literal
 
 import torch
 
 from lissom import LissomError
 from lissom.bench.clock import clock_of
-from lissom.language.context import Context
+from lissom.language.context import SurgeryContext
 from lissom.models import factory
 from lissom.steps.prune import Prune
+
+CUTS: tuple[tuple[float, int | Literal["auto"]], ...] = ((0.3, 4), (0.5, 4), (0.5, "auto"))
 
 
 def main() -> None:
@@ -35,10 +38,10 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     for name in given.models.split(","):
         for target in given.targets.split(","):
-            for amount, multiple in ((0.3, 4), (0.5, 4), (0.5, "auto")):
+            for amount, multiple in CUTS:
                 torch.manual_seed(0)
                 whole = factory(name)(num_classes=10).eval()
-                ctx = Context(
+                ctx = SurgeryContext(
                     images[:1], lambda count: [images[:count]], where="prune", clock=clock
                 )
                 begin = time.time()

@@ -30,6 +30,7 @@ from lissom.bench.machine import machine
 from lissom.data.data import Data
 from lissom.data.picture import decoded
 from lissom.data.split import CPU, Files
+from lissom.data.tars import File
 from lissom.language.preprocess import Preprocess
 
 BATCH = 64
@@ -65,7 +66,7 @@ def read_pixels(files: Files) -> int:
     return sum(len(pixels) for pixels, _ in files.batches(BATCH, CPU))
 
 
-def apart(paths: list[Path], view: Preprocess) -> tuple[float, float]:
+def apart(paths: list[File], view: Preprocess) -> tuple[float, float]:
     """Return the mean difference of pixels from the default's, in units of 1/255, and the share of
     pixels that differ.
     """
@@ -110,7 +111,7 @@ def main() -> None:
         transforms.Normalize(MEAN, STD),
     ]
     folder = ImageFolder(words.photos, transforms.Compose(steps))
-    paths = [Path(path) for path, _ in folder.samples]
+    paths: list[File] = [Path(path) for path, _ in folder.samples]
     labels = torch.tensor([label for _, label in folder.samples])
     ways: dict[str, Callable[[], int]] = {
         "torchvision": partial(read_by_torchvision, folder, words.workers)

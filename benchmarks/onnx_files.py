@@ -155,7 +155,7 @@ def randomise(proto: Any) -> None:
     weights = {name: value.shape for name, value in shapes.items() if value.dtype == np.float32}
     made = [node for node in graph.node if node.op_type == "ConstantOfShape"]
     weights |= {node.output[0]: tuple(shapes[node.input[0]].tolist()) for node in made}
-    roles = {}
+    roles: dict[str, Any] = {}
     for node in reversed(graph.node):
         for place, name in enumerate(node.input):
             through = node.op_type in ("Unsqueeze", "Reshape") and place == 0
@@ -181,11 +181,17 @@ def random_weight(draw: np.random.Generator, shape: tuple[int, ...], role: Any) 
     return 0.1 * draw.standard_normal(shape)
 
 
+def statistics(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return the running mean and variance of a layer (channels)."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    return norm.running_mean, norm.running_var
+
+
 def settle(path: Path, images: Tensor) -> None:
     """Fit the batch-norm statistics of a file to images, in place."""
     network = lissom.from_onnx(path)
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    before = [(m.running_mean.numpy().tobytes(), m.running_var.numpy().tobytes()) for m in norms]
+    before = [[values.numpy().tobytes() for values in statistics(norm)] for norm in norms]
     normalise(network, images)
     proto = onnx.load(str(path))
     places = {
@@ -193,7 +199,7 @@ def settle(path: Path, images: Tensor) -> None:
         for place, tensor in enumerate(proto.graph.initializer)
     }
     for norm, keys in zip(norms, before, strict=True):
-        for key, now in zip(keys, (norm.running_mean, norm.running_var), strict=True):
+        for key, now in zip(keys, statistics(norm), strict=True):
             tensor = proto.graph.initializer[places[key]]
             tensor.CopyFrom(numpy_helper.from_array(now.numpy(), tensor.name))
     onnx.save(proto, str(path))

@@ -18,6 +18,7 @@ import argparse
 import copy
 import json
 import time
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -28,7 +29,7 @@ from torch import nn
 
 from lissom.data.data import Data
 from lissom.language.recipe import Recipe
-from lissom.learning.evaluate import network_outputs, scored
+from lissom.learning.evaluate import network_answers, scored
 from lissom.running.context import TaskContext
 from lissom.store.snapshot import restore
 from lissom.store.store import Store
@@ -89,14 +90,14 @@ def main() -> None:
             for step in Recipe(recipe).steps:
                 ctx = TaskContext(
                     data.example(),
-                    lambda count, seed=seed: data.calibration(count, seed),
+                    partial(data.calibration, seed=seed),
                     task=task,
                     seed=seed,
                     teacher=lambda _: copy.deepcopy(teacher),
                     where=str(step),
                 )
                 model = step(model, ctx)
-            top1 = scored(task, *network_outputs(model, data, data.test))["top1"]
+            top1 = scored(task, network_answers(model, data, data.test))["top1"]
             rows.append(
                 {
                     "arm": arm,

@@ -20,7 +20,9 @@ from distill_cost import DEVICE, pictures
 from torch import nn
 
 from lissom.api import apply
-from lissom.learning.fit import TrainSettings, fit
+from lissom.data.split import Images
+from lissom.language.training import TrainSettings
+from lissom.learning.fit import fit
 from lissom.models import factory
 
 
@@ -42,7 +44,9 @@ def main() -> None:
     words = parser.parse_args()
     precision = torch.float32 if words.float32 else None
     data = pictures(words.batch * words.batches)
-    images = [data.normalised(pixels).cpu() for pixels in pictures(512).train.pixels.split(128)]
+    shown = pictures(512).train
+    assert isinstance(shown, Images)
+    images = [data.normalised(pixels).cpu() for pixels in shown.pixels.split(128)]
 
     def network() -> nn.Module:
         torch.manual_seed(0)

@@ -11,6 +11,7 @@ batch-norm statistics measured again on 1,024 training images.
 from __future__ import annotations
 
 import argparse
+from typing import Literal
 
 from lissom.data.data import Data
 from lissom.language.menu import menu
@@ -20,6 +21,9 @@ from lissom.store.snapshot import restore
 from lissom.store.store import Store
 from lissom.surgery.count import parameters
 from lissom.tasks.task import Task
+
+Scope = Literal["global", "isomorphic", "local"]
+Per = Literal["channel", "cost"]
 
 
 def main() -> None:
@@ -37,14 +41,11 @@ def main() -> None:
     whole = parameters(task.fresh())
     print(f"| by | per | scope | cut | statistics | {given.of} removed | parameters left |")
     print("|---|---|---|---|---|---|---|")
-    ways = [
-        (by, "channel", scope)
-        for scope in ("global", "isomorphic", "local")
-        for by in menu("importance")
+    scopes: tuple[Scope, ...] = ("global", "isomorphic", "local")
+    ways: list[tuple[str, Per, Scope]] = [
+        (by, "channel", scope) for scope in scopes for by in menu("importance")
     ]
-    ways += [
-        (by, "cost", scope) for scope in ("global", "isomorphic") for by in ("fisher", "taylor")
-    ]
+    ways += [(by, "cost", scope) for scope in scopes[:2] for by in ("fisher", "taylor")]
     for by, per, scope in ways:
         ctx = TaskContext(
             data.example(),

@@ -12,20 +12,23 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from lissom.data.data import Data
 from lissom.data.split import Images
-from lissom.learning.fit import TrainSettings, fit
+from lissom.language.training import TrainSettings
+from lissom.learning.fit import fit
 from lissom.learning.precision import autocast, fast_precision, layout_of
 from lissom.models import factory
 
 BATCH, DEVICE = 128, torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def bare(model: torch.nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> None:
+def bare(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> None:
     """Train one epoch with a minimal loop."""
     layout, precision = layout_of(model, DEVICE), fast_precision(DEVICE)
     model.to(DEVICE).to(memory_format=layout).train()
@@ -76,7 +79,7 @@ def main() -> None:
         True,
         "noise",
     )
-    loops = {
+    loops: dict[str, Callable[[nn.Module], object]] = {
         "lissom": lambda m: fit(
             m, data, TrainSettings(1, lr=0.01, batch=BATCH), seed=0, device=DEVICE
         ),

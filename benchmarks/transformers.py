@@ -124,9 +124,9 @@ def row(model: nn.Module, images: Tensor, others: Tensor, folder: Path, rounds: 
         timings = latencies(pairs, pictures, threads=1, rounds=rounds)
         times = {name: timing.median for name, timing in zip(here, timings, strict=True)}
         for name, time in times.items():
-            error = f"{errors[name]:.4f}" if name in errors else "      "
+            shown = f"{errors[name]:.4f}" if name in errors else "      "
             slower = "  slower than float" if time > times["float"] else ""
-            print(f"  {target:11} {name:24} {error}  {time:7.2f} ms{slower}", flush=True)
+            print(f"  {target:11} {name:24} {shown}  {time:7.2f} ms{slower}", flush=True)
         print(f"  {target:11} fastest: {min(times, key=lambda name: times[name])}", flush=True)
 
 

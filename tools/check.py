@@ -170,7 +170,9 @@ def problems() -> Iterator[str]:
         tokens = code_tokens(text, tree)
         yield from size_problems(name, tree, tokens)
         yield from (
-            f"{name}, line {n.lineno}: one assignment a line" for n in ast.walk(tree) if joins(n)
+            f"{name}, line {node.lineno}: one assignment a line"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign) and joins(node)
         )
         total += len(tokens)
         lines = [line for line in text.splitlines() if line.strip()]

@@ -42,7 +42,7 @@ MOST_S = 1200  # time limit of one run
 PATIENCE_S = 60  # time limit for the children of a killed process to end
 FORK = "fork" in multiprocessing.get_all_start_methods()
 # with fork, PyTorch is imported only once
-START = multiprocessing.get_context("fork" if FORK else "spawn")
+START: Any = multiprocessing.get_context("fork" if FORK else "spawn")
 
 
 def run(words: list[str], scratch: str, log: str) -> None:

@@ -35,7 +35,27 @@ _HOMES = {
     "export": "api",
     "latency": "api",
 }
-__all__ = list(_HOMES)
+# type checkers read only a literal list
+__all__ = [
+    "Data",
+    "LissomError",
+    "LissomWarning",
+    "Recipe",
+    "SearchSpace",
+    "Space",
+    "Step",
+    "Store",
+    "Task",
+    "apply",
+    "arg",
+    "export",
+    "from_onnx",
+    "latency",
+    "load",
+    "run",
+    "save",
+    "search",
+]
 switch_off()
 
 if TYPE_CHECKING:

@@ -290,6 +290,7 @@ def test_the_package_shows_its_public_names_alone() -> None:
     import lissom
 
     assert sorted(dir(lissom)) == sorted([*lissom.__all__, "__version__"])
+    assert sorted(lissom.__all__) == sorted(lissom._HOMES)
     assert all(hasattr(lissom, name) for name in dir(lissom))
 
 

@@ -185,10 +185,8 @@ def drawn(rng: Random) -> bytes:
 def _file(pickled: bytes, *, old: bool) -> bytes:
     """Return a file as torch.save writes it, with the given pickle."""
     if old:
-        return (
-            b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {}))
-            + pickled
-        )
+        heads: tuple[object, ...] = (0x1950A86A20F9469CFC6C, 1001, {})
+        return b"".join(pickle.dumps(head, 2) for head in heads) + pickled
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         for name, part in (
