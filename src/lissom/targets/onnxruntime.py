@@ -51,6 +51,17 @@ PROVIDERS = {
 }
 
 
+def adapt(proto: Any) -> None:
+    """Rewrite an ONNX model so that ONNX Runtime computes in integers what should be, and no more, in
+    place.
+    """
+    from ..exporting.onnx.activations import looked_up
+    from ..exporting.onnx.float_layers import keep_float_layers
+
+    keep_float_layers(proto)
+    looked_up(proto)
+
+
 @dataclass(frozen=True)
 class Onnxruntime(Target):
     """Export to ONNX and run in ONNX Runtime, with all graph optimizations on.
@@ -118,15 +129,14 @@ class Onnxruntime(Target):
         images: Images | None = None,
         example: Tree | None = None,
     ) -> None:
-        from ..exporting.onnx.activations import looked_up
         from ..exporting.onnx.export import export_onnx
 
         if not self.packed:
-            export_onnx(model, path, shape, facts, adapt=looked_up, example=example)
+            export_onnx(model, path, shape, facts, adapt=adapt, example=example)
             return
         with temporary() as folder:
             export_onnx(
-                model, Path(folder) / "model.onnx", shape, facts, adapt=looked_up, example=example
+                model, Path(folder) / "model.onnx", shape, facts, adapt=adapt, example=example
             )
             container.write(Path(folder) / "model.onnx", path)
 

@@ -190,7 +190,7 @@ def test_a_block_is_what_adds_and_runs_alone_as_it_does_in_its_network() -> None
     assert [len(inner) for inner, _ in found.values()] == [1, 2, 3, 3, 1]  # a shortcut counts
     path, (_, calls) = list(found.items())[2]
     part = small.network.get_submodule(path)
-    read, made, _ = recorded(small, part, [images()])
+    (read,), (made,), _ = recorded(small, part, [images()])
     with torch.no_grad():
         assert torch.equal(small.run(part, read, calls)[0], made)
         assert not torch.equal(small.run(part, read, Counter())[0], made), (
@@ -219,7 +219,7 @@ def test_what_a_block_reads_is_recorded_before_it_is_overwritten() -> None:
     block = Net(lambda s, x: s.one(F.relu(x, inplace=True)) + x, one=conv(8, 8))
     net = Net(lambda s, x: s.block(s.stem(x)), stem=conv(3, 8), block=block)
     with torch.no_grad():
-        assert float(recorded(net, block, [images()])[0].min()) < 0
+        assert float(recorded(net, block, [images()])[0][0].min()) < 0
 
 
 def test_a_block_that_runs_twice_is_learned_layer_by_layer() -> None:

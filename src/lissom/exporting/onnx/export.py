@@ -53,7 +53,6 @@ def export_onnx(
     from ..floats import round_in_floats
     from ..pictured import Pictured
     from ..shown import shown_to
-    from .float_layers import keep_float_layers
     from .layers import round_in_integers
     from .names import name_by_layer
     from .pictured import take_pictures
@@ -87,7 +86,6 @@ def export_onnx(
     rewritten(proto)
     if in_integers and kinds:
         halved(proto, kinds)
-    keep_float_layers(proto)
     if adapt is not None:
         adapt(proto)
     if pictured is not None:

@@ -5,7 +5,7 @@ If a layer with float weights stands between a DequantizeLinear and a QuantizeLi
 scale for the whole tensor. Layers that were meant to stay float did not, and such a file deviated
 from the simulation ten times as much as it should. Here the layer reads the same integers through
 its own DequantizeLinear with one scale per channel, all of them equal: the same numbers at the same
-cost. OpenVINO computes with it as before.
+cost.
 Source: onnxruntime/core/optimizer/qdq_transformer/weight_bias_quantization.cc,
 https://github.com/microsoft/onnxruntime
 """
@@ -39,7 +39,6 @@ def keep_float_layers(proto: Any) -> None:
     # the value that these layers read instead of each value
     shapes = shapes_in(proto)
     copies = dict[str, str]()
-    unread = dict[str, str]()
     for layer, path in layers:
         sizes = shapes.get(path[0].output[0], [])
         # one scale of size 1 counts as a scalar
@@ -58,13 +57,9 @@ def keep_float_layers(proto: Any) -> None:
             copies[node.output[0]] = copy.output[0] = copy.name = own_name(
                 layer, node.op_type, proto.graph
             )
-            place = list(proto.graph.node).index(layer)
-            ahead, left = rounded_before(copy, makers) if node is path[0] else ([], [])
-            unread.update(dict.fromkeys(left, ""))
-            for other in (copy, *reversed(ahead)):
-                proto.graph.node.insert(place, other)
+            proto.graph.node.insert(list(proto.graph.node).index(layer), copy)
         layer.input[0] = copies[layer.input[0]]
-    forget(proto.graph, {**copies, **unread})
+    forget(proto.graph, copies)
 
 
 def by_channel(graph: Any, node: Any, axis: int, size: int, tensors: Mapping[str, Any]) -> Any:
@@ -78,40 +73,6 @@ def by_channel(graph: Any, node: Any, axis: int, size: int, tensors: Mapping[str
         names.append(f"{node.output[0]}/{'zero' if names else 'scale'}")
         graph.initializer.append(numpy_helper.from_array(np.repeat(value, size), names[-1]))
     return helper.make_node("DequantizeLinear", [node.input[0], *names], [""], axis=axis)
-
-
-def rounded_before(back: Any, makers: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
-    """Make a DequantizeLinear after a Concat read a concatenation of parts that are rounded first.
-
-    The integers are the same. OpenVINO 2026.4 moves the rounding before the Concat itself, but
-    without the scales per channel, and then cannot compile the file (MoveFakeQuantize: "Argument
-    shapes are inconsistent"). Return the nodes that compute these integers, in order, and the
-    values that were read before.
-    """
-    from onnx import helper
-
-    rounds = makers[back.input[0]]
-    between = list[Any]()
-    joined = makers.get(rounds.input[0]) if rounds.op_type == "QuantizeLinear" else None
-    while joined is not None and joined.op_type == "Relu":
-        between.insert(0, joined)
-        joined = makers.get(joined.input[0])
-    if joined is None or joined.op_type != "Concat":
-        return [], []
-    codes = list[str]()
-    nodes = list[Any]()
-    for number, value in enumerate(joined.input):
-        for node in (*between, rounds):
-            name = f"{back.name}/{SHORT.get(node.op_type, node.op_type)}_{number}"
-            nodes.append(
-                helper.make_node(node.op_type, [value, *node.input[1:]], [name], name=name)
-            )
-            value = name
-        codes.append(value)
-    back.input[0] = f"{back.name}/{joined.op_type}"
-    nodes.append(helper.make_node(joined.op_type, codes, [back.input[0]], name=back.input[0]))
-    nodes[-1].attribute.extend(joined.attribute)
-    return nodes, [node.output[0] for node in (joined, *between, rounds)]
 
 
 def own_name(layer: Any, kind: str, graph: Any) -> str:

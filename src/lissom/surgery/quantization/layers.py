@@ -61,7 +61,8 @@ class QuantizedLayer(CompressedLayer):
     rounding: Rounding | None  # of the weights; None leaves them float
     norm: Norm | None  # the batch-norm that followed the layer
     norm_name: str | None  # its path in the network
-    site: str | None  # the site that the layer reads; None if it differs between calls
+    # the site that the layer reads, or one of several with the same step; None if steps differ
+    site: str | None
     again: str | None  # name of the layer's second rounding of its inputs in the network's `grids`
     # the first and second rounding of inputs; not submodules, since the network owns them
     feed: Rounding | None

@@ -35,7 +35,8 @@ class QuantizedNetwork(nn.Module):
     itself, took 1.34 to 1.39 times a float one with these roundings, and 1.20 to 1.33 times
     without. The output of a ReLU is still clipped to its range, so that inference cuts off nothing
     that training relies on.
-    `tied` are the sites that additions tie together: they get the largest of their scales.
+    `tied` are the sites that additions tie together, or layers that read several: they get the
+    largest of their scales.
     `calls` is the number of calls of each kind; a forward that makes other calls raises
     LissomError. It is empty if that depends on the sample: sites are then named by module.
     """
@@ -124,7 +125,7 @@ class QuantizedNetwork(nn.Module):
         self.unrounded = dict(memory["unrounded"])
 
     def tie(self) -> None:
-        """Give the sites that an addition ties together one scale, the largest.
+        """Give the sites of each set in `tied` one scale, the largest.
 
         ONNX Runtime rounds before a residual addition; OpenVINO does not if it fuses the two. With
         one scale both are the same, and the addition itself rounds nothing: OpenVINO then agrees

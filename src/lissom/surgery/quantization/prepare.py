@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
@@ -11,13 +11,14 @@ from ...trees import Tree
 from ..fold import foldable, foldable_norm, taken_out
 from ..layers import baked, torch_class
 from .bits import Precision, PrecisionPlan
-from .dataflow import DataFlow, trace_dataflow
+from .dataflow import DataFlow, merged, trace_dataflow
 from .layers import CLASSES, QuantizedLayer
 from .network import QuantizedNetwork
 from .rounding import Rounding
 from .sites import kind_of
 
 Bounds = tuple[float, float]
+UNLIKE = 4  # how many times larger the inputs of a layer's other call may be: it costs 2 bits
 
 
 def unrounded(model: nn.Module) -> nn.Module:
@@ -83,19 +84,21 @@ def insert_rounding(
     """Insert the roundings of a plan into a prepared network, in place.
 
     Return it with the ranges. `bounds_of` returns the range of a site on a grid. Sites that an
-    addition ties together get one scale. Raises LissomError if a grid does not suit a layer.
+    addition or a layer ties together get one scale. Raises LissomError if a grid does not suit a
+    layer.
     """
     skipped = unsigned(wires, plan)
+    bounds = {site: bounds_of(site, spec) for site, spec in plan.sites.items()}
+    for site in wires.operands & bounds.keys():
+        bounds[site] = around_zero(*bounds[site])
+    several = read_in_turn(wires, bounds)
     whole = QuantizedNetwork(
         model,
         {site: own for site, own in wires.sites.items() if own in plan.sites},
         wires.calls,
         skipped=skipped,
-        tied=wires.sums,
+        tied=merged([*wires.sums, *several.values()]),
     )
-    bounds = {site: bounds_of(site, spec) for site, spec in plan.sites.items()}
-    for site in wires.operands & bounds.keys():
-        bounds[site] = around_zero(*bounds[site])
     for site, spec in plan.sites.items():
         whole.grids[site] = of_inputs(spec, bounds[site])
     whole.tie()
@@ -103,7 +106,7 @@ def insert_rounding(
         layer = model.get_submodule(name)
         if not isinstance(layer, QuantizedLayer):
             continue
-        layer.site = reads
+        layer.site = of_one_step(whole, several[name]) if name in several else reads
         if (weights := plan.weights.get(name)) is not None:
             try:
                 round_weights(layer, weights)
@@ -118,19 +121,47 @@ def insert_rounding(
                 found = [bounds_of(source, plan.own[name]) for source in wires.sources[name]]
                 bounds[layer.again] = min(low for low, _ in found), max(high for _, high in found)
                 whole.grids[layer.again] = of_inputs(plan.own[name], bounds[layer.again])
-                if (
-                    plan.own[name].grid.signs
-                    and bounds[layer.again][0] >= 0
-                    and not wires.sources[name] <= skipped
-                ):
-                    raise LissomError(
-                        f"quantize: the inputs of {name} are never negative, so their signs "
-                        "carry no information; inputs=1 rounds them to 0 or a step, and keep= "
-                        "leaves the layer float"
-                    )
+                if not wires.sources[name] <= skipped:
+                    check_signs(name, plan.own[name], bounds[layer.again])
     whole.to(next(model.parameters()).device)  # the device on which ranges were measured
     whole.link()
     return whole, bounds
+
+
+def check_signs(layer: str, spec: Precision, bounds: Bounds) -> None:
+    """Raise LissomError if a layer is to read only the signs of values that are never negative."""
+    if spec.grid.signs and bounds[0] >= 0:
+        raise LissomError(
+            f"quantize: the inputs of {layer} are never negative, so their signs "
+            "carry no information; inputs=1 rounds them to 0 or a step, and keep= "
+            "leaves the layer float"
+        )
+
+
+def read_in_turn(wires: DataFlow, bounds: Mapping[str, Bounds]) -> dict[str, set[str]]:
+    """Return the sites of each layer that reads several in turn, such as a detector's head that runs
+    on every level of a pyramid.
+
+    Integer kernels need one step for all of them. Sites that would lose too much are left out.
+    """
+    found = {}
+    for name, reads in wires.inputs.items():
+        sites = wires.sources[name]
+        if reads is not None or len(sites) < 2 or not sites <= bounds.keys():
+            continue
+        sizes = [max(-bounds[site][0], bounds[site][1]) for site in sites]
+        if max(sizes) <= UNLIKE * min(sizes):
+            found[name] = sites
+    return found
+
+
+def of_one_step(network: QuantizedNetwork, sites: set[str]) -> str | None:
+    """Return one of the sites if all are rounded with the same step, else None."""
+    grids = [network.grid_of(site) for site in sorted(sites)]
+    if any(grid.off or grid.grid.at_run_time for grid in grids):
+        return None
+    steps = {float(grid.input_codes().step) for grid in grids}
+    return min(sites) if len(steps) == 1 else None
 
 
 def unsigned(wires: DataFlow, plan: PrecisionPlan) -> set[str]:

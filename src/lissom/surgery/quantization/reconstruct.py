@@ -25,8 +25,9 @@ HIGH = 1.1
 
 def recorded(
     network: nn.Module, part: nn.Module, batches: Sequence[Tree]
-) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
-    """Return inputs and outputs of a part on calibration batches (n ...) that fit into memory.
+) -> tuple[list[Tensor], list[Tensor], tuple[Any, ...]]:
+    """Return input and output of each call of a part on calibration batches (n ...) that fit into
+    memory.
 
     Also return the other arguments of its last call: the size of its output, for example.
     """
@@ -54,7 +55,24 @@ def recorded(
     finally:
         for hook in hooks:
             hook.remove()
-    return torch.cat(read), torch.cat(outputs), more
+    return read, outputs, more
+
+
+def positions(outputs: Tensor, layer: nn.Module) -> Tensor:
+    """Return the outputs of a call of a layer as rows (positions, channels)."""
+    return (outputs if isinstance(layer, nn.Linear) else outputs.movedim(1, -1)).flatten(0, -2)
+
+
+def of_one_shape(read: Sequence[Tensor], wanted: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the inputs and wanted outputs of those calls that have the most samples of one shape.
+
+    Only a part that runs more than once, such as a detector's head, has calls of several shapes.
+    """
+    calls: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+    for x, y in zip(read, wanted, strict=False):  # each list ends where its memory did
+        calls.setdefault(x.shape[1:], []).append((x, y))
+    most = max(calls.values(), key=lambda pairs: sum(len(x) for x, _ in pairs))
+    return torch.cat([x for x, _ in most]), torch.cat([y for _, y in most])
 
 
 def correct_biases(
@@ -77,12 +95,11 @@ def correct_biases(
             recorded(net, net.get_submodule(path), batches)[1]
             for net, path in ((before, name), (whole, f"network.{name}"))
         )
-        axes = (
-            list(range(outputs.ndim - 1))
-            if isinstance(layer, nn.Linear)
-            else [0, *range(2, outputs.ndim)]
-        )
-        shift = (wanted[: len(outputs)] - outputs[: len(wanted)]).mean(axes)
+        errors = [
+            positions(y, layer) - positions(out, layer)
+            for y, out in zip(wanted, outputs, strict=False)
+        ]
+        shift = torch.cat(errors).mean(0)
         holder = layer if layer.norm is None else layer.norm
         with torch.no_grad():
             if holder.bias is None:
@@ -133,8 +150,7 @@ def learn_rounding(
             if isinstance(part, QuantizedLayer)
             else lambda x, p=part, n=calls: whole.run(p, x, n)[0]
         )
-        count = min(len(wanted), len(inputs))
-        _settle(choices, run, inputs[:count], wanted[:count], steps, draw)
+        _settle(choices, run, *of_one_shape(inputs, wanted), steps, draw)
         done += len(choices)
     return done
 
