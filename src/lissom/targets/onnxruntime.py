@@ -57,8 +57,10 @@ def adapt(proto: Any) -> None:
     """
     from ..exporting.onnx.activations import looked_up
     from ..exporting.onnx.float_layers import keep_float_layers
+    from ..exporting.onnx.unshared import unshare_transposes
 
     keep_float_layers(proto)
+    unshare_transposes(proto)
     looked_up(proto)
 
 

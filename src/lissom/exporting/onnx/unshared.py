@@ -1,8 +1,10 @@
-"""Scales and zero points that are not shared between nodes, in an ONNX file."""
+"""Constants that are not shared between nodes, in an ONNX file."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from .activations import wires
 
 
 def unshare_steps(proto: Any) -> None:
@@ -28,3 +30,24 @@ def unshare_steps(proto: Any) -> None:
                 proto.graph.initializer.append(copy)
                 node.input[place] = copy.name
             seen.add(name)
+
+
+def unshare_transposes(proto: Any) -> None:
+    """Give each product its own transposed weight if several share it, in place.
+
+    The integers stay shared. ONNX Runtime 1.32 transposes integers only if one node reads the
+    result, and otherwise computes the products in float.
+    """
+    makers, users = wires(proto.graph)
+    for node in [node for node in proto.graph.node if node.op_type == "Transpose"]:
+        back = makers.get(node.input[0])
+        if back is None or back.op_type != "DequantizeLinear" or back.input[0] in makers:
+            continue
+        for reader in users[node.output[0]][1:]:
+            own = type(node)()
+            own.CopyFrom(node)
+            own.name = own.output[0] = f"{reader.output[0]}_weight"
+            reader.input[:] = [
+                own.output[0] if name == node.output[0] else name for name in reader.input
+            ]
+            proto.graph.node.insert(list(proto.graph.node).index(reader), own)
