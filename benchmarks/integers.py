@@ -1,14 +1,15 @@
 """Measure the share of known networks that runs in integers after quantize(8); writes
 docs/results/integers.md.
 
-    python benchmarks/integers.py --rows docs/results/integers.jsonl [--only PATTERN,...]
+    python benchmarks/integers.py --rows docs/results/integers.jsonl [--keep 12] [--only PATTERN,...]
     [-o docs/results/integers.md]
 
 The networks of known_networks.py get random weights, batch-norms that fit the samples, and noise of
 the smallest size that they accept. Each is quantized, exported to OpenVINO and ONNX Runtime, and
 run there on every sample, in a process of its own with limits of time and memory (--seconds,
 --memory). A line for each is added to --rows. Networks that have a line of this version of quantize
-are not run again; lines of other versions are dropped. Needs timm.
+are not run again; nor do those of the versions in --keep, which give these networks the same file.
+Other lines are dropped. Needs timm.
 
 Multiply-adds are counted in the file: of each convolution, matrix product and recurrent layer, on
 one sample. A layer counts as in integers if the runtime's own graph says so.
@@ -381,6 +382,12 @@ def counted(rows: list[dict[str, Any]]) -> str:
     )
 
 
+def versions(rows: list[dict[str, Any]]) -> str:
+    """Return how many rows each version of the step made."""
+    made = Counter(row["version"] for row in rows)
+    return ", ".join(f"{made[number]} rows by version {number}" for number in sorted(made))
+
+
 def page(rows: list[dict[str, Any]], left: int) -> str:
     """Return the table as Markdown. `left` is the number of networks that are missing."""
     here = machine()
@@ -388,9 +395,10 @@ def page(rows: list[dict[str, Any]], left: int) -> str:
     out = [
         "# What runs in integers",
         "",
-        "Made by `python benchmarks/integers.py --rows docs/results/integers.jsonl -o "
+        "Made by `python benchmarks/integers.py --rows docs/results/integers.jsonl --keep 12 -o "
         "docs/results/integers.md`: how is said there.",
-        f"{here['cpu']}, torch {libraries['torch']}, `{RECIPE}` of version {version()}.",
+        f"{here['cpu']}, torch {libraries['torch']}. `{RECIPE}`: {versions(rows)}. Version 13 changes "
+        "only networks with layers that read several values in turn.",
         "",
         f"**{counted(rows)}**",
         *([f"{left} more networks are not tried yet; the same command goes on."] if left else []),
@@ -419,6 +427,9 @@ def main() -> None:
         "--only", default="*", help="patterns of names, in the order to try them, commas between"
     )
     parser.add_argument("--rows", type=Path, help="a file with a line for each network")
+    parser.add_argument(
+        "--keep", type=int, nargs="*", default=[], help="versions whose lines are kept too"
+    )
     parser.add_argument("--seconds", type=int, default=900, help="a network is given up after")
     parser.add_argument("--memory", type=int, default=12, help="GiB for a network's process")
     parser.add_argument("--list", action="store_true", help="print what is not done yet, and end")
@@ -432,7 +443,7 @@ def main() -> None:
     rows = list[dict[str, Any]]()
     if given.rows and given.rows.exists():
         rows = [json.loads(text) for text in given.rows.read_text().splitlines()]
-        rows = [row for row in rows if row.get("version") == version()]
+        rows = [row for row in rows if row.get("version") in (version(), *given.keep)]
     done = {f"{row['family']}/{row['name']}" for row in rows}
     asked = [name for pattern in given.only.split(",") for name in every if fits(name, pattern)]
     todo = [name for name in dict.fromkeys(asked) if name not in done]

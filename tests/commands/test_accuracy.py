@@ -182,7 +182,7 @@ def operations() -> list[str]:
     names = [n for n in menu("preprocess") if issubclass(menu("preprocess")[n], PictureOperation)]
     texts = {
         "resize": ["resize(20)", 'resize(33, "bicubic")', 'resize(9, 31, "nearest")'],
-        "center_crop": ["center_crop(8)", "center_crop(15, 21)"],
+        "center_crop": ["center_crop(8)", "center_crop(15, 21)", "center_crop(24, fill=7)"],
         "letterbox": ["letterbox(20)", "letterbox(40, 24, fill=9)"],
         "pad": ["pad(3, fill=200)"],
     }

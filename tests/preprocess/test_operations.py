@@ -55,6 +55,17 @@ def test_resize_and_center_crop_are_those_of_torchvision(
     assert np.array_equal(found, np.asarray(wanted))
 
 
+@given(width=st.integers(1, 50), height=st.integers(1, 50), crop=st.integers(1, 50))
+@settings(max_examples=150, deadline=None)
+def test_what_a_crop_adds_has_the_fill_and_nothing_else_has(
+    width: int, height: int, crop: int
+) -> None:
+    image = picture(width, height)
+    inside = np.asarray(T.CenterCrop(crop)(Image.new("L", (width, height), 255)))[..., None] == 255
+    wanted = np.where(inside, np.asarray(T.CenterCrop(crop)(image)), 7)
+    assert np.array_equal(shown(f"center_crop({crop}, fill=7)", image), wanted)
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_a_width_sets_both_sides(mode: str) -> None:
     image = picture(31, 47, mode)

@@ -33,9 +33,8 @@ class CenterCrop(PictureOperation):
         wide = self.width or high
         left = start(picture.width, wide)
         top = start(picture.height, high)
-        crop = picture.crop((left, top, left + wide, top + high))  # black beyond the picture
-        if self.fill == 0 or (left >= 0 and top >= 0):
-            return crop
+        if self.fill == 0:
+            return picture.crop((left, top, left + wide, top + high))  # black beyond the picture
         from PIL import Image as images
 
         frame = images.new(picture.mode, (wide, high), (self.fill,) * len(picture.getbands()))
@@ -54,12 +53,19 @@ class CenterCrop(PictureOperation):
     def code(self) -> str:
         high = self.height
         wide = self.width or high
+        cut = "picture = picture.crop((left, top, left + width, top + height))"
+        if self.fill:
+            cut = (
+                f"fill = ({self.fill},) * len(picture.getbands())\n"
+                "frame = Image.new(picture.mode, (width, height), fill)\n"
+                "frame.paste(picture, (-left, -top))\n"
+                "picture = frame"
+            )
         return (
             f"width, height = {wide}, {high}\n"
             "across, down = picture.width - width, picture.height - height\n"
             "left = round(across / 2) if across >= 0 else -(-across // 2)\n"
-            "top = round(down / 2) if down >= 0 else -(-down // 2)\n"
-            "picture = picture.crop((left, top, left + width, top + height))"
+            f"top = round(down / 2) if down >= 0 else -(-down // 2)\n{cut}"
         )
 
 

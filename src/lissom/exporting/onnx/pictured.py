@@ -22,7 +22,8 @@ INTERPOLATIONS: dict[str, dict[str, Any]] = {
     "bilinear": {"mode": "linear"},
     "bicubic": {"mode": "cubic"},
 }
-PILLOW = {"antialias": 1, "cubic_coeff_a": -0.5}
+# exclude_outside: at the borders only pixels inside count, in proportion
+PILLOW = {"antialias": 1, "cubic_coeff_a": -0.5, "exclude_outside": 1}
 PYTORCH = {"antialias": 0, "cubic_coeff_a": -0.75}
 LUMA = (19595, 38470, 7471)  # of 65536, as Pillow rounds 0.299, 0.587 and 0.114
 
