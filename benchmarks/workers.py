@@ -1,21 +1,26 @@
 """Time a grid of 12 recipes with one worker and with several, in turns. Each worker has one thread.
 
-    python benchmarks/workers.py [--workers 2] [--rounds 2] [--epochs 30]
+    python benchmarks/workers.py [--workers 2] [--rounds 2] [--epochs 30] [--ray]
 
 Wall-clock time says little on a busy machine, which may give two processes more than one, or
 neither anything. So processor time is printed too: that of the run itself plus its busiest worker
 is the time on idle processors that do not slow each other down. The last column is the number of
 processors that other programs used meanwhile.
+
+With --ray, the workers are those of a Ray cluster of as many processors, started before each run on
+this machine; only the clock counts then. Needs lissom[ray].
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +39,27 @@ def space(epochs: int) -> str:
     )
 
 
-def measured(workers: int, epochs: int) -> dict[str, float]:
-    """Return the seconds of a run: wall clock, its own processor time, and that of its workers."""
+@contextmanager
+def cluster(processors: int) -> Iterator[None]:
+    """Run a Ray cluster on this machine."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    start = ["start", "--head", "--num-cpus", str(processors), "--include-dashboard=false"]
+    subprocess.run([ray, *start], check=True, env=surroundings(), stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        subprocess.run([ray, "stop", "--force"], check=True, stdout=subprocess.DEVNULL)
+
+
+def measured(workers: str, epochs: int) -> dict[str, float]:
+    """Return the seconds of a run: wall clock, its own processor time, and that of its workers.
+
+    `workers` is what `lissom run --workers` takes. Those of a cluster are no children of the run.
+    """
     with tempfile.TemporaryDirectory() as name:
         words = ["run", space(epochs), "--model", "resnet8", "--size", "8", "--json"]
         words += ["--store", str(Path(name) / "store")]
-        words += ["--workers", str(workers), "--worker-threads", "1"]
+        words += ["--workers", workers, "--worker-threads", "1"]
         before = psutil.cpu_times()
         start = time.perf_counter()
         process = subprocess.Popen(
@@ -65,7 +85,7 @@ def measured(workers: int, epochs: int) -> dict[str, float]:
         "clock": clock,
         "run": own,
         "workers": sum(used.values()),
-        "busiest": max(used.values()),
+        "busiest": max(used.values(), default=0.0),
         "others": max(0.0, busy - own - sum(used.values())) / clock,
     }
 
@@ -81,12 +101,15 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--ray", action="store_true", help="workers of a Ray cluster")
     words = parser.parse_args()
+    os.environ |= {"RAY_ADDRESS": "auto"} if words.ray else {}
     found: dict[int, list[dict[str, float]]] = {1: [], words.workers: []}
     print("workers  clock s  processor s: run, workers, busiest worker  processors of others")
     for turn in range(words.rounds):
         for workers in (1, words.workers) if turn % 2 == 0 else (words.workers, 1):
-            one = measured(workers, words.epochs)
+            with cluster(workers) if words.ray else nullcontext():
+                one = measured("ray" if words.ray else str(workers), words.epochs)
             found[workers].append(one)
             print(
                 f"{workers:7}  {one['clock']:7.1f}  {one['run']:16.1f}  {one['workers']:7.1f}  "
@@ -95,9 +118,10 @@ def main() -> None:
             )
     clock = [min(one["clock"] for one in runs) for runs in found.values()]
     idle = [min(one["run"] + one["busiest"] for one in runs) for runs in found.values()]
+    ideal = "" if words.ray else f" {idle[0] / idle[1]:.2f}x by processor time,"
     print(
-        f"{clock[0] / clock[1]:.2f}x by the clock, {idle[0] / idle[1]:.2f}x by processor time, least "
-        f"of each; {psutil.cpu_count()} processors"
+        f"{clock[0] / clock[1]:.2f}x by the clock,{ideal} least of each; "
+        f"{psutil.cpu_count()} processors"
     )
 
 
