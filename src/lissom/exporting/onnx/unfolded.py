@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .activations import wires
-from .float_layers import LAYERS, path_to
+from .float_layers import path_to
 
+LAYERS = {"Conv", "Gemm", "MatMul"}  # there is no integer kernel of ConvTranspose
 ACTIVATIONS = {"Relu", "Clip"}  # fused into the rounding after them
 
 
