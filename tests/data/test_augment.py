@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from torch import Tensor
 
 import lissom
@@ -35,6 +36,8 @@ def with_boxes(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 @settings(max_examples=30, deadline=None)
+@example(count=6, share=0.5, seed=521)
+@example(count=4, share=1.0, seed=1)
 @given(count=st.integers(1, 6), share=st.sampled_from([0.0, 0.5, 1.0]), seed=st.integers(0, 999))
 def test_boxes_are_where_their_objects_are(count: int, share: float, seed: int) -> None:
     pixels, targets = with_boxes(count, seed)
@@ -53,10 +56,12 @@ def test_boxes_are_where_their_objects_are(count: int, share: float, seed: int) 
             part = left[y1:y2, x1:x2]
             assert part.numel() and bool((part == label + 1).all())
             part.zero_()
-        # what is left are slivers, of which less than a quarter of the object is seen
+        # what is left are slivers, each less than a quarter of the object; quarters of a mosaic may
+        # show the same one
         for label in left[left > 0].unique().tolist():
-            whole = (pixels[int(label) - 1, 0] == label).sum()
-            assert (left == label).sum() < 0.25 * whole
+            whole = int((pixels[int(label) - 1, 0] == label).sum())
+            slivers, count = ndimage.label((left == label).numpy())
+            assert all((slivers == k + 1).sum() < 0.25 * whole for k in range(count))
 
 
 def test_labels_of_pixels_are_put_together_as_the_pixels_are() -> None:
