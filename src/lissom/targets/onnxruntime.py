@@ -57,10 +57,8 @@ def adapt(proto: Any) -> None:
     """
     from ..exporting.onnx.activations import looked_up
     from ..exporting.onnx.float_layers import keep_float_layers
-    from ..exporting.onnx.unfolded import unfold_scales
     from ..exporting.onnx.unshared import unshare_transposes
 
-    unfold_scales(proto)
     keep_float_layers(proto)
     unshare_transposes(proto)
     looked_up(proto)
