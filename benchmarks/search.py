@@ -37,7 +37,7 @@ SAMPLES = 100_000
 def hypervolume(found: Found) -> float:
     """Return the share of the box that the recipes dominate, estimated from random points."""
     goal = Goal(tuple((name, 1 if place == 0 else -1) for place, name in enumerate(found.aims)), ())
-    outcomes = [Outcome.of(each) for each in found.outcomes if not each["probe"]]
+    outcomes = [each for each in map(Outcome.of, found.outcomes) if each.finished]
     losses = np.array([goal.losses(each) for each in outcomes])
     reference = np.array(goal.losses(Outcome({}, "", "", found.reference, 0)))
     metric = -reference[0]
@@ -88,7 +88,7 @@ def main() -> None:
             )
             volume = hypervolume(found)
             volumes.setdefault(by, []).append(volume)
-            trained = sum(not each["probe"] for each in found.outcomes)
+            trained = sum(Outcome.of(each).finished for each in found.outcomes)
             print(f"seed {seed}  {by:7} {trained:3} recipes  hypervolume {volume:.4f}", flush=True)
     for by, each in volumes.items():
         mean = statistics.mean(each)

@@ -91,7 +91,7 @@ def rows(name: str, case: Case, store: Path, budget_s: float) -> Iterator[str]:
         except LissomError as error:
             yield f"| {name} | {goal} | | | | 0 | | refused: {first_line(error)} |"
             continue
-        outcomes = [each for each in found.outcomes if not each["probe"]]
+        outcomes = [each for each in found.outcomes if not (each["probe"] or each.get("stopped"))]
         chosen = next(each for each in outcomes if each["recipe"] == found.chosen[0])
         own, plain = chosen["values"], found.reference
         numbers = [

@@ -14,6 +14,7 @@ import argparse
 import json
 import statistics
 import tempfile
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from lissom.data.data import Data
 from lissom.language.recipe import Recipe
 from lissom.language.search_space import SearchSpace
 from lissom.language.want import Want
+from lissom.learning.rung import Rung
 from lissom.running.execute import Run
 from lissom.running.launch.workers import Here
 from lissom.running.plan import targets_of
@@ -87,8 +89,10 @@ class Table:
         values = self.known[str(recipe)].values | {"top1": 0.1}
         return Outcome(point, str(recipe), "", values, 1.0, probe=True)
 
-    def outcomes(self, asked: list[tuple[Point, Recipe]]) -> list[Outcome]:
-        """Return the outcomes of recipes, and advance the clock."""
+    def outcomes(
+        self, asked: list[tuple[Point, Recipe]], _: Sequence[Rung | None]
+    ) -> list[Outcome]:
+        """Return the outcomes of recipes, and advance the clock. None is stopped early."""
         found = [self.known[str(recipe)] for _, recipe in asked]
         self.seconds += sum(each.seconds for each in found)
         return found
@@ -105,7 +109,7 @@ def measured(given: argparse.Namespace) -> list[Outcome]:
         for places in product(*(range(len(choice.options)) for choice in SPACE.choices)):
             point = dict(zip(names, map(float, places), strict=True))
             recipe = SPACE.at(point)
-            (outcome,) = evaluation.outcomes([(point, recipe)])
+            (outcome,) = evaluation.outcomes([(point, recipe)], [None])
             if not isinstance(outcome, Outcome):
                 raise outcome
             outcomes.append(outcome)

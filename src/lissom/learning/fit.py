@@ -20,6 +20,7 @@ from .moments import Carried
 from .plateau import Judge
 from .precision import precision_named
 from .ranks import Ranks
+from .rung import Rung
 from .together import LoopTogether
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def fit(
     carried: Carried | None = None,
     tell: Tell | None = None,
     ranks: Ranks | None = None,
+    rung: Rung | None = None,
 ) -> list[dict[str, Any]]:
     """Train `model` in place on `data.train` and return one row for each epoch.
 
@@ -59,8 +61,9 @@ def fit(
     metric for until="plateau"; a row then holds it as `valid`. `carried` holds the optimizer state
     of the previous step, and takes that of this one. `tell` is called with each row, and again with
     those of a resumed run. `ranks` are the processes that train together, all of which call this
-    with the same arguments.
-    Raises LissomError, naming epoch and step, if the loss is not finite.
+    with the same arguments. `rung` is what must be reached after a third of the epochs, by the metric
+    of `judge`; that row then holds it as `midway`.
+    Raises LissomError, naming epoch and step, if the loss is not finite, and Stopped at the `rung`.
     """
     if not len(data.train):
         raise LissomError(f"{where}: the training split is empty")
@@ -81,5 +84,6 @@ def fit(
         kind,
         judge,
         carried or Carried(),
+        rung,
     )
     return loop.run(checkpoints, tell or (lambda _: None))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +27,10 @@ from .average import Average
 from .checkpoint import Checkpoints, Unusable, generators, held, refill, regenerate
 from .moments import Carried, moments_of, take_up
 from .optimizer import optimizer_of
-from .plateau import Best, Judge
+from .plateau import Best, Judge, measured
 from .precision import autocast, layout_of, of_cpu
 from .prepare import prepare_network
+from .rung import MIDWAY, Rung, Stopped
 from .schedule import rate
 from .told import correct, finite, own_code, share
 
@@ -57,6 +58,7 @@ class Loop:
         kind: Kind | None,
         judge: Judge | None,
         carried: Carried,
+        rung: Rung | None,
     ) -> None:
         self.model = model
         self.kind = kind
@@ -88,6 +90,7 @@ class Loop:
         self.train = data.train.on(device) if isinstance(data.train, Images) else data.train
         self.optimizer = optimizer_of(model, pace, nn.ModuleList(extra) if extra else None)
         self.carried = carried
+        self.rung = rung
         self._add_what_is_asked(judge)
         self.each = math.ceil(len(self.train) / pace.batch)
         self.rows: list[dict[str, Any]] = []
@@ -96,6 +99,7 @@ class Loop:
     def _add_what_is_asked(self, judge: Judge | None) -> None:
         """Set up the optional parts: resumed momentum, best epoch, loss scaling, moving average."""
         pace = self.pace
+        self.judge = judge
         fp16 = self.precision == torch.float16
         if pace.resume:
             take_up(self.optimizer, self.model, self.carried.read(self.where), self.where)
@@ -124,6 +128,8 @@ class Loop:
                 tell(row)
         self._agree()
         while not self._over():
+            if self.rung and self.rung.fails(self.rows):
+                self._stop(checkpoints)
             self._epoch(checkpoints)
             self.rows.append(self._row())
             tell(self.rows[-1])
@@ -163,7 +169,20 @@ class Loop:
         }
         if self.best is not None:
             row["valid"] = self.best.measure(self.model, self.average, epoch, self.where)
+        if self.rung and self.judge and self.rung.is_at(epoch, self.pace.epochs):
+            row[MIDWAY] = measured(self.judge, self.model, self.average)
         return row
+
+    def _stop(self, checkpoints: Checkpoints | None) -> NoReturn:
+        """Raise Stopped for a metric that is too low, after writing a checkpoint to go on from."""
+        if checkpoints is not None:
+            checkpoints.write(self.circumstances(), self.state())
+        midway = self.rows[-1][MIDWAY]
+        raise Stopped(
+            f"{self.where}: stopped after epoch {len(self.rows)} of {self.pace.epochs}, with "
+            f"{midway:.4g} on the validation split",
+            midway,
+        )
 
     def _go_on(self, state: dict[str, Any], checkpoints: Checkpoints) -> None:
         fresh = copy.deepcopy(self.state())

@@ -9,9 +9,30 @@ from torch import nn
 
 from ..errors import LissomError
 from .average import Average
-from .checkpoint import held, refill
+from .checkpoint import generators, held, refill, regenerate
 
 Judge = Callable[[nn.Module], float | None]  # network -> metric; more is better
+
+
+def measured(judge: Judge, model: nn.Module, average: Average | None) -> float | None:
+    """Return the metric of a network that is learning, or of the `average` of its values.
+
+    The network is left unchanged, in training mode, and so are the global random generators.
+    """
+    device = next(model.parameters()).device
+    modes = [(module, module.training) for module in model.modules()]
+    before = {name: value.clone() for name, value in held(model).items()}
+    if average is not None:
+        average.put_into(model)
+    drawn = generators(device)
+    metric = judge(model.eval())
+    regenerate(drawn, device)
+    model.to(device).train()
+    for module, training in modes:
+        if module.training != training:  # frozen layers stay in inference mode
+            module.train(training)
+    refill(model, before)
+    return metric
 
 
 class Best:
@@ -29,27 +50,17 @@ class Best:
 
         The network is left unchanged, in training mode. Raises LissomError if there is no metric.
         """
-        device = next(model.parameters()).device
-        modes = [(module, module.training) for module in model.modules()]
-        before = {name: value.clone() for name, value in held(model).items()}
-        if average is not None:
-            average.put_into(model)
-        metric = self.judge(model.eval())
+        metric = measured(self.judge, model, average)
         if metric is None:
             raise LissomError(
                 f"{where}: until='plateau': expected a metric that is a number on the validation "
                 f"split, got none in epoch {epoch}"
             )
-        model.to(device).train()
-        for module, training in modes:
-            if module.training != training:  # frozen layers stay in inference mode
-                module.train(training)
         if self.metric is None or metric > self.metric:
-            kept = before if average is None else average.values
+            kept = held(model) if average is None else average.values
             self.values = {name: value.clone() for name, value in kept.items()}
             self.metric = metric
             self.epoch = epoch
-        refill(model, before)
         return metric
 
     def over(self, epochs: int) -> bool:

@@ -19,6 +19,7 @@ from ..learning.fit import fit
 from ..learning.moments import Carried
 from ..learning.precision import precision_named
 from ..learning.ranks import Ranks
+from ..learning.rung import Rung
 from ..learning.step import Learning
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class TaskContext(Context):
     tell: Tell | None = None  # each epoch's row
     carried: Carried = field(default_factory=Carried)  # optimizer state, passed from step to step
     ranks: Ranks | None = None  # the processes that learn together
+    rung: Rung | None = None  # what learning must have reached on its way
 
     @property
     def known(self) -> Task:
@@ -93,6 +95,7 @@ class TaskContext(Context):
             judge=lambda network: self.accuracy(network, self.validation_count()),
             carried=self.carried,
             ranks=self.ranks,
+            rung=self.rung,
         )
         self.log += rows
         model.to("cpu")

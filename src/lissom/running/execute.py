@@ -31,6 +31,7 @@ from ..learning.checkpoint import EVERY_MIN, Checkpoints, every_s
 from ..learning.evaluate import network_answers, scored
 from ..learning.moments import Carried
 from ..learning.ranks import Ranks
+from ..learning.rung import Rung
 from ..learning.step import Learning
 from ..store.manifest import code_in
 from ..store.record import Network, Record, TaskSummary, write_record
@@ -87,11 +88,14 @@ class Run:
         """Report that work on a network begins."""
         self.say(f"{node.key}  {node.step or 'the network as given'}{self.eta.status(node.key)}")
 
-    def make(self, node: Node) -> None:
-        """Make a network from the one before it, unless another process has made it meanwhile."""
+    def make(self, node: Node, rung: Rung | None = None) -> None:
+        """Make a network from the one before it, unless another process has made it meanwhile.
+
+        Raises Stopped if its learning fails the `rung`.
+        """
         with self.store.lock(node.key):  # a second process that wants the same waits
             if node.key not in self.store:
-                self._make(node)
+                self._make(node, rung)
 
     def finish(self, node: Node) -> None:
         """Count a finished network; raise LissomError if an uncompressed one is not as expected."""
@@ -156,11 +160,12 @@ class Run:
         torch.manual_seed(ctx.seed)
         return model, ctx
 
-    def _make(self, node: Node) -> None:
+    def _make(self, node: Node, rung: Rung | None) -> None:
         begin = time.time()
         task = self.task
         key = node.key
         model, ctx = self.prepared(node)
+        ctx.rung = rung
         if node.step is not None:
             with self._together(node.step, key) as ctx.ranks:
                 model = node.step(model, ctx).to(CPU).eval()

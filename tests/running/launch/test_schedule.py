@@ -10,6 +10,7 @@ import pytest
 
 from lissom.errors import LissomError
 from lissom.language.recipe import Recipe, Space
+from lissom.learning.rung import Rung, Stopped
 from lissom.running.launch.schedule import MOST_LOST, Schedule
 from lissom.running.launch.workers import Ended, Here, Workers
 from lissom.running.plan import Node, ends
@@ -24,6 +25,7 @@ class Fake(Workers):
         self.count, self.outcome = count, outcome or (lambda node: Ended(node.key))
         self.running: list[Node] = []
         self.begun: list[Node] = []
+        self.rungs: list[Rung | None] = []
         self.most = 0
 
     def room(self) -> int:
@@ -32,8 +34,9 @@ class Fake(Workers):
     def free(self) -> int:
         return self.count - len(self.running)
 
-    def submit(self, node: Node) -> None:
+    def submit(self, node: Node, rung: Rung | None = None) -> None:
         assert self.free() > 0
+        self.rungs.append(rung)
         self.running.append(node)
         self.begun.append(node)
         self.most = max(self.most, len(self.running))
@@ -61,7 +64,7 @@ class Maker:
         before = node.before
         assert before is None or before.step is None or before in self.finished
 
-    def make(self, node: Node) -> None:
+    def make(self, node: Node, rung: Rung | None = None) -> None:
         assert self.workers is None or not self.workers.running, "timed beside a worker"
         self.made.append(node)
 
@@ -187,3 +190,31 @@ def test_more_may_be_added_while_it_runs() -> None:
         if node is second:
             schedule.add(third)
     assert found == ["train(1)", "prune(0.3)", "prune(0.4)", "prune(0.5)"]
+
+
+def test_what_was_stopped_begins_again_when_it_is_added_again() -> None:
+    """And what comes after it waits for it again."""
+    quick, longer = nodes("train(1) | prune(0.5) | train(9) | {fold, quantize(8)}")
+    judged = longer.path[-2]
+    answers = [Ended(judged.key, "stopped after epoch 3", 0.4), Ended(judged.key)]
+
+    def outcome(node: Node) -> Ended:
+        return answers.pop(0) if node.key == judged.key else Ended(node.key)
+
+    workers = Fake(1, outcome)
+    schedule = Schedule(workers, Maker(), print)
+    schedule.rungs = {judged.key: Rung(0.6)}
+    schedule.add(quick)
+    errors = {node.key: error for node, error in schedule}
+    stopped = errors[judged.key]
+    assert isinstance(stopped, Stopped) and stopped.midway == 0.4
+    assert errors[quick.key] is stopped  # nothing can be made of it
+    assert [rung for rung in workers.rungs if rung] == [Rung(0.6)]
+
+    schedule.rungs = {}
+    schedule.add(longer)
+    again = {node.key: error for node, error in schedule}
+    assert again == {judged.key: None, longer.key: None}
+    assert workers.rungs[-2:] == [None, None]
+    schedule.add(quick)
+    assert {node.key: error for node, error in schedule} == {quick.key: None}

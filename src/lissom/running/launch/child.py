@@ -1,7 +1,8 @@
 """A process that makes networks. It reads orders, one JSON object per line, and answers in kind.
 
 The first line is the setup: {task, store, device, checkpoint_s, threads}. Each further line is a
-node: {key, recipe, seed}. When it is made, the answer is {"error": text}, with "" for success.
+node: {key, recipe, seed, rung}. When it is made, the answer is {"error": text}, with "" for success,
+and with the metric as "midway" if its learning was stopped at the rung.
 {"said": text} is a line for the user. The process ends when its input ends, even if it is busy: so
 it stops when it is told to, and when its parent is killed. Unfinished work is left as after a kill:
 checkpoints stay, and the next run deletes the rest.
@@ -39,6 +40,7 @@ def main() -> None:
     Thread(target=listen, args=(orders.put,), daemon=True).start()
     setup = orders.get()
     from ...errors import LissomError, cause_of
+    from ...learning.rung import Stopped
 
     make: Callable[[dict[str, Any]], None] | None = None
     while True:
@@ -46,6 +48,8 @@ def main() -> None:
         try:
             make = make or maker(setup, lambda text: answer({"said": text}))
             make(order)
+        except Stopped as stopped:
+            answer({"error": str(stopped), "midway": stopped.midway})
         except LissomError as error:
             answer({"error": str(error)})
         except Exception as error:  # our bug, or an error in the user's code: other nodes continue
@@ -60,6 +64,7 @@ def maker(setup: dict[str, Any], say: Callable[[str], None]) -> Callable[[dict[s
     import torch
 
     from ...errors import LissomError
+    from ...learning.rung import Rung
     from ...store.store import Store
     from ...tasks.task import Task
     from ..device import device_of
@@ -83,7 +88,7 @@ def maker(setup: dict[str, Any], say: Callable[[str], None]) -> Callable[[dict[s
                 f"worker: it names {order['key']} otherwise ({node.key}): expected the same data, "
                 f"model and versions as where the run began; {task.name} or {task.data.name} differs"
             )
-        run.make(node)
+        run.make(node, Rung(**order["rung"]) if order["rung"] else None)
 
     return make
 

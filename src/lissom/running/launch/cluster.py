@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import LissomError, first_line
+from ...learning.rung import Rung
 from ...store.store import Store
 from ...system.scratch import temporary
 from ..plan import Node
@@ -57,6 +58,7 @@ class Remote:
         well = not (ended.error or ended.lost)
         answer = {
             "error": ended.error,
+            "midway": ended.midway,
             "lost": ended.lost,
             "said": [*self.said],
             "files": files_of(self.store, key) if well else {},
@@ -117,10 +119,10 @@ class RayWorkers(Workers):
         self._grow()
         return len(self.idle)
 
-    def submit(self, node: Node) -> None:
+    def submit(self, node: Node, rung: Rung | None = None) -> None:
         actor = self.idle.pop()
         entries = {key: files_of(self.store, key) for key in self._entries(node)}
-        self.pending[actor.make.remote(order_of(node), entries)] = (actor, node)
+        self.pending[actor.make.remote(order_of(node, rung), entries)] = (actor, node)
 
     def wait(self) -> list[Ended]:
         self._grow()
@@ -190,7 +192,7 @@ class RayWorkers(Workers):
         for line in answer["said"]:
             self.say(line)
         if answer["error"] or answer["lost"]:
-            return Ended(node.key, answer["error"], answer["lost"])
+            return Ended(node.key, answer["error"], answer["midway"], answer["lost"])
         try:
             check_made(answer["files"], node, self.spec)
             take_in(self.store, node.key, answer["files"])

@@ -12,6 +12,7 @@ from threading import Thread
 from typing import Any
 
 from ...bench.cores import allowed_cpus
+from ...learning.rung import Rung
 from ...system.processes import command, ended, surroundings
 from ..plan import Node
 from .workers import Ended, Workers
@@ -25,12 +26,13 @@ def default_threads(workers: int) -> int:
     return max(1, (len(allowed_cpus() or ()) or os.cpu_count() or 1) // workers)
 
 
-def order_of(node: Node) -> dict[str, Any]:
+def order_of(node: Node, rung: Rung | None) -> dict[str, Any]:
     """Return the order to make a node, as a dict for JSON; a worker rebuilds the node from it."""
     return {
         "key": node.key,
         "recipe": str(node.recipe) if node.step else "",
         "seed": node.seed,
+        "rung": rung and {"least": rung.least},
     }
 
 
@@ -111,8 +113,8 @@ class LocalWorkers(Workers):
     def free(self) -> int:
         return self.count - sum(child.order is not None for child in self.children)
 
-    def submit(self, node: Node) -> None:
-        self.give(order_of(node))
+    def submit(self, node: Node, rung: Rung | None = None) -> None:
+        self.give(order_of(node, rung))
 
     def give(self, order: dict[str, Any]) -> None:
         """Give an order to an idle process; start one if needed."""
@@ -134,7 +136,7 @@ class LocalWorkers(Workers):
                 self.say(answer["said"])
             elif answer is not None and order is not None:
                 child.order = None
-                return [Ended(order["key"], answer["error"])]
+                return [Ended(order["key"], answer["error"], answer.get("midway"))]
             elif child in self.children:  # the process has ended
                 self.children.remove(child)
                 how = child.end()

@@ -8,6 +8,7 @@ from heapq import heappop, heappush
 from typing import Protocol
 
 from ...errors import LissomError
+from ...learning.rung import Rung, Stopped
 from ..plan import Node, steps_to
 from .workers import Ended, Workers
 
@@ -25,8 +26,8 @@ class Maker(Protocol):
         """Note that work on a network begins."""
         ...
 
-    def make(self, node: Node) -> None:
-        """Make a network in this process."""
+    def make(self, node: Node, rung: Rung | None = None) -> None:
+        """Make a network in this process. Raises Stopped if its learning fails the `rung`."""
         ...
 
     def finish(self, node: Node) -> None:
@@ -63,11 +64,14 @@ class Schedule:
         self.running: dict[str, Node] = {}
         self.ended: dict[str, LissomError | None] = {}
         self.losses = Counter[str]()
+        self.rungs: dict[str, Rung] = {}  # by key of the node whose learning is judged
 
     def add(self, end: Node) -> None:
-        """Add a node and all nodes that it depends on."""
+        """Add a node and all nodes that it depends on. Those that were stopped begin again."""
         earlier = ""
         for node in steps_to(end):
+            if isinstance(self.ended.get(node.key), Stopped):
+                del self.ended[node.key], self.places[node.key]
             if node.key not in self.places:
                 self.places[node.key] = len(self.places)
                 self.before[node.key] = earlier
@@ -85,7 +89,7 @@ class Schedule:
                 _, node = heappop(self.ready)
                 self.maker.begin(node)
                 self.running[node.key] = node
-                self.workers.submit(node)
+                self.workers.submit(node, self.rungs.get(node.key))
             if self.ready or self.running:
                 for ended in self.workers.wait():
                     yield from self._end(ended)
@@ -105,7 +109,7 @@ class Schedule:
     def _time(self, node: Node) -> Iterator[tuple[Node, LissomError | None]]:
         self.maker.begin(node)
         try:
-            self.maker.make(node)
+            self.maker.make(node, self.rungs.get(node.key))
         except LissomError as error:
             yield from self._close(node, error)
         else:
@@ -114,7 +118,7 @@ class Schedule:
     def _end(self, ended: Ended) -> Iterator[tuple[Node, LissomError | None]]:
         node = self.running.pop(ended.key)
         if not ended.lost:
-            yield from self._close(node, LissomError(ended.error) if ended.error else None)
+            yield from self._close(node, error_of(ended))
             return
         self.losses[node.key] += 1
         if self.losses[node.key] < MOST_LOST:
@@ -140,3 +144,10 @@ class Schedule:
         self.ended[node.key] = error
         self.entering += self.waiting.pop(node.key, ())
         yield node, error
+
+
+def error_of(ended: Ended) -> LissomError | None:
+    """Return the error with which the making of a node ended; None if it went well."""
+    if ended.midway is not None:
+        return Stopped(ended.error, ended.midway)
+    return LissomError(ended.error) if ended.error else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...errors import LissomError
+from ...learning.rung import Rung, Stopped
 from ..plan import Node
 
 
@@ -17,6 +18,7 @@ class Ended:
 
     key: str
     error: str = ""  # the text for the user
+    midway: float | None = None  # the metric with which its learning was stopped
     lost: str = ""  # how the worker ended, as in "was killed by SIGKILL"
 
 
@@ -34,8 +36,10 @@ class Workers(ABC):
         """Return how many nodes can be submitted now."""
 
     @abstractmethod
-    def submit(self, node: Node) -> None:
-        """Begin to make a network; the network before it is in the store."""
+    def submit(self, node: Node, rung: Rung | None = None) -> None:
+        """Begin to make a network; the network before it is in the store. Its learning ends early if
+        it fails the `rung`.
+        """
 
     @abstractmethod
     def wait(self) -> list[Ended]:
@@ -51,28 +55,30 @@ class Here(Workers):
 
     beside: ClassVar[bool] = False
 
-    def __init__(self, make: Callable[[Node], None]) -> None:
+    def __init__(self, make: Callable[[Node, Rung | None], None]) -> None:
         self.make = make
-        self.node: Node | None = None
+        self.order: tuple[Node, Rung | None] | None = None
 
     def room(self) -> int:
         return 1
 
     def free(self) -> int:
-        return 0 if self.node else 1
+        return 0 if self.order else 1
 
-    def submit(self, node: Node) -> None:
-        self.node = node
+    def submit(self, node: Node, rung: Rung | None = None) -> None:
+        self.order = node, rung
 
     def wait(self) -> list[Ended]:
-        assert self.node is not None
-        node = self.node
-        self.node = None
+        assert self.order is not None
+        node, rung = self.order
+        self.order = None
         try:
-            self.make(node)
+            self.make(node, rung)
+        except Stopped as stopped:
+            return [Ended(node.key, str(stopped), stopped.midway)]
         except LissomError as error:
             return [Ended(node.key, str(error))]
         return [Ended(node.key)]
 
     def close(self) -> None:
-        self.node = None
+        self.order = None

@@ -28,7 +28,7 @@ def learned(recipe: Recipe) -> str:
 
 
 class Effort:
-    """Predict the seconds that recipes take from those of earlier recipes.
+    """Predict the seconds that recipes take from those of earlier recipes, run to their end.
 
     If an earlier recipe had the same steps up to the last one that trains, its network is in the
     store. Then the prediction is the median time of earlier recipes that did not have to train.
@@ -39,7 +39,9 @@ class Effort:
         whole = list[Outcome]()
         rest = list[Outcome]()
         for each in outcomes:
-            part = learned(Recipe(each.recipe)) if not each.probe else ""
+            if each.stopped:
+                continue
+            part = "" if each.probe else learned(Recipe(each.recipe))
             (rest if part in self.stored else whole).append(each)
             self.stored.add(part)
         self.rest_s = median([each.seconds for each in rest or whole]) if rest or whole else 0.0

@@ -11,12 +11,21 @@ from ...bench.latency import latencies
 from ...errors import LissomError
 from ...language.recipe import Recipe
 from ...language.target import Target
+from ...learning.rung import Rung, Stopped, midway_in
 from ..execute import Run
 from ..launch.schedule import Schedule
 from ..launch.workers import Workers
 from ..measure import exported, inputs_in
 from ..plan import Node, ends
 from .outcome import Outcome, Point
+
+
+@dataclass(frozen=True)
+class Made:
+    """The seconds until a network was made, or until the `error` that prevented it."""
+
+    seconds: float
+    error: LissomError | None
 
 
 @dataclass
@@ -94,11 +103,18 @@ class Evaluation:
         self.run.rehearse(end)
         return self._measured(point, end, recipe, self._made([end])[0], probe=part is not None)
 
-    def outcomes(self, asked: Sequence[tuple[Point, Recipe]]) -> list[Outcome | LissomError]:
-        """Run recipes in parallel, then measure them one by one; return outcomes or errors."""
+    def outcomes(
+        self, asked: Sequence[tuple[Point, Recipe]], rungs: Sequence[Rung | None]
+    ) -> list[Outcome | LissomError]:
+        """Run recipes in parallel, then measure them one by one; return outcomes or errors.
+
+        The last learning step of each is judged at its rung. If it is stopped there, the outcome has
+        no values.
+        """
         ends = [self.end(recipe) for _, recipe in asked]
         refused = [self._refused(end) for end in ends]
         sound = [end for end, error in zip(ends, refused, strict=True) if error is None]
+        self.schedule.rungs = rungs_of(ends, rungs)
         made = dict(zip([end.key for end in sound], self._made(sound), strict=True))
         results: list[Outcome | LissomError] = []
         for (point, recipe), end, error in zip(asked, ends, refused, strict=True):
@@ -117,22 +133,27 @@ class Evaluation:
             return error
         return None
 
-    def _made(self, ends: Sequence[Node]) -> list[float | LissomError]:
-        """Make networks; return for each the seconds until it was finished, or its error."""
+    def _made(self, ends: Sequence[Node]) -> list[Made]:
+        """Make networks; return for each how that ended."""
         begin = self.clock()
         seconds = dict[str, float]()
         for end in ends:
             self.schedule.add(end)
         for node, _ in self.schedule:
             seconds[node.key] = self.clock() - begin
-        return [self.schedule.ended[end.key] or seconds.get(end.key, 0.0) for end in ends]
+        return [Made(seconds.get(end.key, 0.0), self.schedule.ended[end.key]) for end in ends]
 
     def _measured(
-        self, point: Point, end: Node, recipe: Recipe, made: float | LissomError, *, probe: bool
+        self, point: Point, end: Node, recipe: Recipe, made: Made, *, probe: bool
     ) -> Outcome:
-        """Return the outcome of a network that took `made` seconds. Raises `made` if an error."""
-        if isinstance(made, LissomError):
-            raise made
+        """Return the outcome of a network. Raises the error with which its making ended."""
+        if isinstance(made.error, Stopped):
+            stopped = made.error
+            return Outcome(
+                point, str(recipe), end.key, {}, made.seconds, midway=stopped.midway, stopped=True
+            )
+        if made.error is not None:
+            raise made.error
         begin = self.clock()
         run = self.run
         record = run.store.record(end.key)
@@ -142,8 +163,10 @@ class Evaluation:
         values |= {"params": record["params"], "macs": record["macs"]}
         for target in self.targets:
             values |= self._costs(record, end, target)
-        seconds = made + self.clock() - begin
-        return Outcome(point, str(recipe), end.key, values, seconds, probe)
+        seconds = made.seconds + self.clock() - begin
+        judged = learns_last(end)
+        midway = None if probe or judged is None else midway_in(run.store.log(judged.key))
+        return Outcome(point, str(recipe), end.key, values, seconds, probe, midway)
 
     def _costs(self, record: dict[str, Any], end: Node, target: Target) -> dict[str, float]:
         """Return latency, size and memory of a network's file in a runtime."""
@@ -166,3 +189,20 @@ class Evaluation:
         if own.resident_mib is not None:
             costs[f"resident@{target}"] = own.resident_mib
         return costs
+
+
+def learns_last(end: Node) -> Node | None:
+    """Return the node of the last learning step on the way to a network, if any."""
+    return next((node for node in reversed(end.path) if node.step and node.step.learning), None)
+
+
+def rungs_of(ends: Sequence[Node], rungs: Sequence[Rung | None]) -> dict[str, Rung]:
+    """Return the rung of the last learning step of each network, by key; the lowest if networks share
+    the step.
+    """
+    shared = dict[str, list[Rung]]()
+    for end, rung in zip(ends, rungs, strict=True):
+        node = learns_last(end)
+        if node is not None and rung is not None:
+            shared.setdefault(node.key, []).append(rung)
+    return {key: min(each, key=Rung.height) for key, each in shared.items()}

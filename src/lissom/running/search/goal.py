@@ -103,14 +103,14 @@ class Goal:
         """Return the best trained outcome that meets all bounds, of equal ones the cheapest; None
         if there is none, or for a front.
         """
-        fitting = [each for each in outcomes if not each.probe and self.meets(each)]
+        fitting = [each for each in outcomes if each.finished and self.meets(each)]
         if len(self.aims) > 1 or not fitting:
             return None
         return min(fitting, key=lambda each: (self.losses(each), burden(each)))
 
     def front(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Return the Pareto front of the trained outcomes that meet all bounds."""
-        fitting = [each for each in outcomes if not each.probe and self.meets(each)]
+        fitting = [each for each in outcomes if each.finished and self.meets(each)]
         losses = [self.losses(each) for each in fitting]
 
         def is_beaten(own: Sequence[float]) -> bool:

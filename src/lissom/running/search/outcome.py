@@ -15,6 +15,8 @@ class Outcome:
     `values` has metrics on validation data, by name, and costs: params, macs, and for each runtime
     ms@NAME, bytes@NAME and resident@NAME. A probe is a recipe without its learning steps: it costs
     the same as the trained network, but its metrics mean nothing. `seconds` is the time it took.
+    `midway` is the first metric after a third of the epochs of the last step that trains, if it was
+    measured. If that step was `stopped` there, all values are predictions.
     """
 
     point: Point
@@ -23,6 +25,13 @@ class Outcome:
     values: dict[str, float]
     seconds: float
     probe: bool = False
+    midway: float | None = None
+    stopped: bool = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether the whole recipe was run."""
+        return not (self.probe or self.stopped)
 
     def json(self) -> dict[str, Any]:
         """Return the outcome as a dict for JSON."""

@@ -128,10 +128,11 @@ class Proposer:
         if not candidates:
             return None
         points = np.stack([encoded(point, self.space.choices) for point, _ in candidates])
-        trained = [each for each in outcomes if not each.probe]
-        if not trained:
+        trained = [each for each in outcomes if each.finished]
+        begun = [each for each in outcomes if not each.probe]
+        if not begun:
             return candidates[int(self.costs_kept(points, outcomes).argmax())][0]
-        known = np.stack([encoded(each.point, self.space.choices) for each in trained])
+        known = np.stack([encoded(each.point, self.space.choices) for each in begun])
         apart = np.abs(points[:, None] - known[None]).sum(2).min(1)
         effort = Effort(outcomes, self.space.choices)
         seconds = effort(points, [recipe for _, recipe in candidates])
@@ -180,8 +181,11 @@ class Proposer:
         return Outcome(point, str(recipe), "", values, float(seconds[0]))
 
     def known(self, name: str, outcomes: Sequence[Outcome]) -> list[Outcome]:
-        """Return the outcomes in which a value is meaningful: probes have costs but no metrics."""
-        return [each for each in outcomes if not (each.probe and self.is_metric(name))]
+        """Return the outcomes in which a value is meaningful: probes have costs but no metrics, and
+        stopped trainings have no costs.
+        """
+        metric = self.is_metric(name)
+        return [each for each in outcomes if not (each.probe if metric else each.stopped)]
 
     def costs_kept(self, points: np.ndarray, outcomes: Sequence[Outcome]) -> np.ndarray:
         """Return the probability that all bounds on costs are met, with noise to break ties."""

@@ -18,6 +18,7 @@ from ...language.search_space import SearchSpace
 from ...language.want import Want
 from ..eta import spoken
 from ..measure import silent
+from .early import Early
 from .evaluate import Evaluation
 from .goal import Bound, Goal, measured_names
 from .outcome import Outcome, Point
@@ -85,6 +86,7 @@ class Search:
         self.outcomes = self.study.outcomes()
         draw = np.random.default_rng([own, len(self.outcomes)])
         self.proposer = Proposer(self.space, self.goal, self.reference.values, draw)
+        self.early = Early(self.goal, self.proposer, run.task.metric_names[0])
         if self.outcomes:
             self.say(f"goes on with {counted(len(self.outcomes), 'outcome')} of earlier searches")
 
@@ -106,7 +108,7 @@ class Search:
     @property
     def trained(self) -> list[Outcome]:
         """The outcomes of whole recipes."""
-        return [each for each in self.outcomes if not each.probe]
+        return [each for each in self.outcomes if each.finished]
 
     def done(self) -> bool:
         """Return whether time or trials are used up, by all searches that share the study."""
@@ -135,7 +137,7 @@ class Search:
             room = min(room, self.budget.trials - self.study.trained())
         if self.by != "model":
             return [asked for asked in (self.ask() for _ in range(room)) if asked is not None]
-        tried = {each.recipe for each in self.trained}
+        tried = {each.recipe for each in self.outcomes if not each.probe}
         points = self.proposer.propose_several(room, self.outcomes, tried, self.left_s())
         return [(None, point) for point in points]
 
@@ -152,7 +154,7 @@ class Search:
         known = {each.recipe: each for each in self.trained}
         fresh = {str(recipe): (point, recipe) for _, point, recipe in asked}
         fresh = {text: each for text, each in fresh.items() if text not in known}
-        came = dict(zip(fresh, self.evaluation.outcomes([*fresh.values()]), strict=True))
+        came = dict(zip(fresh, self.came([*fresh.values()]), strict=True))
         for trial, _, recipe in asked:
             text = str(recipe)
             if text in known:
@@ -170,6 +172,19 @@ class Search:
                 self.study.fail(trial)
             self.refuse(outcome)
 
+    def came(self, asked: list[tuple[Point, Recipe]]) -> list[Outcome | LissomError]:
+        """Return the outcomes of recipes, or their errors. Only a model stops trainings early: other
+        ways to choose have no use for a prediction.
+        """
+        judged = self.by == "model"
+        rungs = [self.early.rung(point, self.outcomes) if judged else None for point, _ in asked]
+        return [
+            self.early.completed(each, self.outcomes)
+            if isinstance(each, Outcome) and each.stopped
+            else each
+            for each in self.evaluation.outcomes(asked, rungs)
+        ]
+
     def refuse(self, error: LissomError) -> None:
         """Report a recipe that cannot be run. Raises its error after FAILURES without a success."""
         self.refused += 1
@@ -185,13 +200,18 @@ class Search:
         misses = self.goal.misses(outcome)
         now = self.goal.best(self.trained)
         verdict = "; ".join(misses) if misses else ("the best so far" if now != best else "fits")
-        aims = ", ".join(
-            f"{name} {amount_text(name, outcome.values[name])}" for name, _ in self.goal.aims
+        word = (
+            "probe" if outcome.probe else "stopped" if outcome.stopped else f"{len(self.trained)}"
         )
-        word = "probe" if outcome.probe else f"{len(self.trained)}"
-        self.say(
-            f"[{word}, {spoken(max(self.left_s(), 0))} left]  {outcome.recipe}: {aims}; {verdict}"
+        said = (
+            f"{self.early.metric} {outcome.midway:.4g} after a third of the epochs is too low"
+            if outcome.stopped
+            else ", ".join(
+                f"{name} {amount_text(name, outcome.values[name])}" for name, _ in self.goal.aims
+            )
+            + f"; {verdict}"
         )
+        self.say(f"[{word}, {spoken(max(self.left_s(), 0))} left]  {outcome.recipe}: {said}")
 
     def probe(self) -> None:
         """Measure recipes without their learning steps, so that costs are known before anything is

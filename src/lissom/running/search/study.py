@@ -101,11 +101,16 @@ def outcomes_in(study: Any) -> list[Outcome]:
 
 
 def each_once(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """Return the first outcome of each recipe; a probe and a trained recipe count separately."""
-    first = dict[tuple[str, bool], Outcome]()
+    """Return the first outcome of each recipe; probe, stopped and whole recipe count separately."""
+    first = dict[tuple[str, bool, bool], Outcome]()
     for each in outcomes:
-        first.setdefault((each.recipe, each.probe), each)
+        first.setdefault(what(each), each)
     return list(first.values())
+
+
+def what(outcome: Outcome) -> tuple[str, bool, bool]:
+    """Return what was run: the recipe, and whether as a probe or stopped early."""
+    return outcome.recipe, outcome.probe, outcome.stopped
 
 
 class Study:
@@ -138,9 +143,10 @@ class Study:
             self.study.set_user_attr(REFERENCE, reference.json())
         # a continued search needs new random numbers
         self.study.sampler = self._sampler(by, seed + len(self.study.trials))
-        own = {(each.recipe, each.probe) for each in self.outcomes()}
+        own = {what(each) for each in self.outcomes()}
         for outcome in storage.outcomes():
-            if (outcome.recipe, outcome.probe) not in own:
+            # what is of no use for one want may be for another
+            if what(outcome) not in own and not outcome.stopped:
                 self.add(outcome, taken=True)
 
     def _sampler(self, by: str, seed: int) -> Any:
@@ -156,7 +162,7 @@ class Study:
         return outcomes_in(self.study)
 
     def trained(self) -> int:
-        """Return the number of recipes that were trained for this want."""
+        """Return the number of recipes that were trained for this want, or begun and stopped."""
         return sum(
             OUTCOME in trial.user_attrs
             and TAKEN not in trial.user_attrs
@@ -206,14 +212,14 @@ class Study:
         constraints = {
             bound.name: bound.excess(outcome.values[bound.name]) for bound in self.goal.bounds
         }
-        state = self.optuna.trial.TrialState.PRUNED if outcome.probe else None
+        state = None if outcome.finished else self.optuna.trial.TrialState.PRUNED
         attributes = {OUTCOME: outcome.json()} | ({TAKEN: True} if taken else {})
         if trial is not None:
             for name, value in attributes.items():
                 trial.set_user_attr(name, value)
             for name, excess in constraints.items():
                 trial.set_constraint(name, excess)
-            self.study.tell(trial, None if outcome.probe else values, state=state)
+            self.study.tell(trial, values if outcome.finished else None, state=state)
             return
         asked = {choice.name: choice for choice in self.space.choices}
         params = {
@@ -224,7 +230,7 @@ class Study:
             self.optuna.trial.create_trial(
                 params=params,
                 distributions={name: self._distribution(asked[name]) for name in params},
-                values=None if outcome.probe else values,
+                values=values if outcome.finished else None,
                 state=state or self.optuna.trial.TrialState.COMPLETE,
                 user_attrs=attributes,
                 constraints=constraints,
