@@ -411,6 +411,18 @@ def test_a_search_is_drawn_with_its_limits(tmp_path: Path) -> None:
                 "probe": each["probe"],
             }
             for each in outcomes
+        ]
+        + [
+            {
+                "point": {},
+                "recipe": "prune(9)",
+                "key": "",
+                "values": {"top1": 0.99, "ms@ort": 0.01},
+                "seconds": 6.0,
+                "probe": False,
+                "midway": 0.3,
+                "stopped": True,
+            }
         ],
         "why_not": {"prune(2)": "top1 0.7, wanted >= 0.85"},
         "importances": {"prune.amount": 1.0},
@@ -418,6 +430,7 @@ def test_a_search_is_drawn_with_its_limits(tmp_path: Path) -> None:
     data = search_data(found)
     assert [point["fits"] for point in data["points"]] == [True, False, True]
     assert data["best"] == [[1.0, 0.5], [2.0, 0.4]] and data["probes"] == 1
+    assert data["stopped"] == 1 and not any(p["recipe"] == "prune(9)" for p in data["points"])
     assert data["limits"] == {"top1": 0.85} and data["reference"] == [1.0, 0.91]
     (tmp_path / ".searches").mkdir()
     (tmp_path / ".searches" / "a.json").write_text(json.dumps(found))

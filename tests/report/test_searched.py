@@ -22,6 +22,8 @@ FOUND = Found(
     met=True,
     chosen=["prune(0.5)"],
     outcomes=[
+        {"recipe": "prune(0.2)", "values": VALUES, "probe": True},
+        {"recipe": "prune(0.7)", "values": VALUES, "probe": False, "stopped": True},
         {"recipe": "prune(0.5)", "values": VALUES, "probe": False},
         {"recipe": "prune(0.1)", "values": VALUES | {"ms@openvino": 0.1}, "probe": False},
     ],
@@ -37,8 +39,9 @@ def test_what_was_chosen_and_why_others_lost(capsys: pytest.CaptureFixture[str])
     said = capsys.readouterr().out
     rows = {line.split()[-1]: line for line in said.splitlines() if "ms " in line}
     assert "0.0521 ms" in rows["prune(0.5)"] and "chosen" in rows["prune(0.5)"]
+    assert "prune(0.7)" not in rows
     assert "the best has 0.0521 ms" in rows["prune(0.1)"] and "0.2 ms" in rows["uncompressed"]
-    assert "2 recipes trained, 0 more only measured, 90 s" in said
+    assert "2 recipes trained, 1 stopped early, 1 more only measured, 90 s" in said
 
 
 def test_a_search_that_came_to_nothing_says_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -408,7 +408,7 @@ const unpack = id =>
       symbol = p => (p.chosen ? "star" : p.fits ? "circle" : "x-thin-open");
     $("searchspace").textContent = s.space;
     $("searchsaid").textContent =
-      `${s.points.length} recipes trained and ${s.probes} more only measured, in ${num(s.minutes, 1)} minutes. ` +
+      `${s.points.length} recipes trained, ${s.stopped} stopped early, ${s.probes} more only measured, in ${num(s.minutes, 1)} minutes. ` +
       (s.met
         ? `Stars were chosen; crosses miss a limit. Metrics are on validation data.`
         : `None keeps the limits; the star comes nearest.`);

@@ -18,7 +18,8 @@ def print_found(found: Found) -> None:
     """Print the recipes tried, why they were not chosen, and the records of the chosen ones."""
     console = terminal()
     names = shown_names(found)
-    trained = {each["recipe"]: each for each in found.outcomes if not each["probe"]}
+    begun = [each for each in found.outcomes if not each["probe"]]
+    trained = {each["recipe"]: each for each in begun if not each.get("stopped")}
     lost = [recipe for recipe in trained if recipe not in found.chosen]
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("", *names):
@@ -38,7 +39,8 @@ def print_found(found: Found) -> None:
             f"how much {names[0]} depends on each choice (fANOVA): {shares}", soft_wrap=True
         )
     console.print(
-        f"{len(trained)} recipes trained, {len(found.outcomes) - len(trained)} more only measured, "
+        f"{len(trained)} recipes trained, {len(begun) - len(trained)} stopped early, "
+        f"{len(found.outcomes) - len(begun)} more only measured, "
         f"{found.seconds:.0f} s; metrics are on validation data",
         soft_wrap=True,
     )

@@ -48,7 +48,7 @@ def search_data(found: dict[str, Any]) -> dict[str, Any]:
         cost = next((bound.name for bound in bounds if not bound.least), "macs")
     goal = Goal(tuple((name, 1 if name == metric else -1) for name in aims), tuple(bounds))
     outcomes = [Outcome.of(each) for each in found["outcomes"]]
-    trained = [each for each in outcomes if not each.probe]
+    trained = [each for each in outcomes if each.finished]
     chosen = {str(recipe) for recipe in found["chosen"]}
     costs = [each[cost] for each in (reference, *(one.values for one in trained)) if cost in each]
     return {
@@ -57,7 +57,8 @@ def search_data(found: dict[str, Any]) -> dict[str, Any]:
         "by": str(found["by"]),
         "met": bool(found["met"]),
         "minutes": float(found["seconds"]) / 60,
-        "probes": len(outcomes) - len(trained),
+        "probes": sum(each.probe for each in outcomes),
+        "stopped": sum(each.stopped for each in outcomes),
         "metric": metric,
         "cost": cost,
         "label": label_of(cost),

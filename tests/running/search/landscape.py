@@ -20,6 +20,10 @@ from lissom.running.search.outcome import Outcome, Point
 from lissom.running.search.search import Budget, Search
 
 SPACE = 'prune(0..0.8, by={l1, fisher}) | distill("kd", {2, 5, 10}) | quantize({8, 4})'
+WITH_RATES = (
+    'prune(0..0.8, by={l1, fisher}) | distill("kd", {3, 6, 12}, lr=log(0.001..0.5), '
+    "decay=log(0.00001..0.1)) | quantize({8, 4})"
+)
 FLOAT = {"top1": 0.95, "params": 1e5, "macs": 1e7, "ms@onnxruntime": 1.0, "bytes@onnxruntime": 4e5}
 
 
@@ -116,11 +120,31 @@ class Landscape:
         return Outcome(point, text, "key", values, spent, probe)
 
 
+class WithRates(Landscape):
+    """A landscape in which most learning rates and many weight decays are bad: see WITH_RATES."""
+
+    def outcome(self, point: Point, recipe: Recipe, *, probe: bool = False) -> Outcome:
+        outcome = super().outcome(point, recipe, probe=probe)
+        text = str(recipe)
+        rate = float((re.search(r"lr=([0-9.e-]+)", text) or [0, 0.2])[1])
+        decay = float((re.search(r"decay=([0-9.e-]+)", text) or [0, 5e-4])[1])
+        worse = 0.02 * max(0, abs(np.log(rate / 0.03)) - 0.7) ** 2
+        worse += 0.004 * max(0, abs(np.log(decay / 5e-4)) - 1) ** 2
+        top1 = outcome.values["top1"] if probe else max(0.1, outcome.values["top1"] - worse)
+        return replace(outcome, values=outcome.values | {"top1": top1})
+
+
 def searched(
-    root: Path, want: str, by: str, seed: int, budget_s: float, **settings: Any
+    root: Path,
+    want: str,
+    by: str,
+    seed: int,
+    budget_s: float,
+    kind: type[Landscape] = Landscape,
+    **settings: Any,
 ) -> tuple[Search, Landscape]:
-    """A search on the landscape that is over."""
-    land = Landscape(root, seed)
+    """A search on a landscape that is over."""
+    land = kind(root, seed)
     land.room = settings.pop("room", 1)
     search = Search(
         SearchSpace(settings.pop("space", SPACE)),

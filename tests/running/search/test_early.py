@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import replace
-from math import log
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from landscape import FLOAT, SPACE, Landscape
+from landscape import FLOAT, SPACE, WITH_RATES, WithRates, searched
 
 import lissom
 from lissom.data.data import Data
@@ -27,44 +26,23 @@ from lissom.running.search.evaluate import rungs_of
 from lissom.running.search.goal import Goal
 from lissom.running.search.outcome import Outcome, Point
 from lissom.running.search.propose import MARGIN, Proposer
-from lissom.running.search.search import Budget, Search
+from lissom.running.search.search import Search
 from lissom.running.search.surrogate import encoded
 from lissom.store.store import Store
 from lissom.tasks.task import Task
 
-WITH_RATES = (
-    'prune(0..0.8, by={l1, fisher}) | distill("kd", {3, 6, 12}, lr=log(0.001..0.5)) | '
-    "quantize({8, 4})"
-)
 MS = "ms@onnxruntime"
 BYTES = "bytes@onnxruntime"
 
 
-class WithRates(Landscape):
-    """A landscape in which most learning rates are bad."""
-
-    def outcome(self, point: Point, recipe: Recipe, *, probe: bool = False) -> Outcome:
-        outcome = super().outcome(point, recipe, probe=probe)
-        rate = float((re.search(r"lr=([0-9.e-]+)", str(recipe)) or [0, 0.2])[1])
-        worse = 0.02 * max(0, abs(log(rate / 0.03)) - 0.7) ** 2
-        top1 = outcome.values["top1"] if probe else max(0.1, outcome.values["top1"] - worse)
-        return replace(outcome, values=outcome.values | {"top1": top1})
-
-
-def searched(
-    root: Path, want: str, seed: int, budget_s: float, trials: int | None = None, by: str = "model"
+def tried(
+    root: Path, want: str, seed: int, budget_s: float, **settings: Any
 ) -> tuple[Search, WithRates]:
-    land = WithRates(root, seed)
-    search = Search(
-        SearchSpace(WITH_RATES),
-        Want.of(want),
-        land,  # type: ignore[arg-type]
-        Budget(budget_s, trials),
-        "",
-        by,
-        clock=land.clock,
+    """A search on the landscape where most learning rates are bad."""
+    search, land = searched(
+        root, want, "model", seed, budget_s, space=WITH_RATES, kind=WithRates, **settings
     )
-    search.search()
+    assert isinstance(land, WithRates)
     return search, land
 
 
@@ -136,7 +114,7 @@ def test_what_was_stopped_is_believed_to_have_learned_as_usual() -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_what_it_stops_would_not_have_been_of_use(seed: int, tmp_path: Path) -> None:
-    search, land = searched(tmp_path, "front", seed, 900)
+    search, land = tried(tmp_path, "front", seed, 900)
     assert len(land.stopped) >= 3
     found = search.chosen()
     for each in land.stopped:  # with what it would have become
@@ -152,28 +130,28 @@ def test_what_it_stops_would_not_have_been_of_use(seed: int, tmp_path: Path) -> 
 
 
 def test_it_finds_what_is_wanted_where_most_trainings_fail(tmp_path: Path) -> None:
-    search, land = searched(tmp_path, "fastest, top1 >= float - 0.03", 0, 700)
+    search, land = tried(tmp_path, "fastest, top1 >= float - 0.03", 0, 700)
     assert search.chosen() and land.stopped
 
 
 def test_stopped_trainings_count_as_trials_and_are_not_begun_again(tmp_path: Path) -> None:
-    first, _ = searched(tmp_path, "front", 0, 1e6, trials=14)
+    first, _ = tried(tmp_path, "front", 0, 1e6, trials=14)
     assert len(first.trained) < first.study.trained() == 14
-    again, land = searched(tmp_path, "front", 0, 1e6, trials=18)
+    again, land = tried(tmp_path, "front", 0, 1e6, trials=18)
     recipes = [each.recipe for each in again.outcomes if not each.probe]
     assert len(recipes) == len({*recipes}) == 18
     assert len([call for call in land.calls if "distill" in call]) <= 4 + 8  # and probes
 
 
 def test_another_want_may_need_what_was_stopped(tmp_path: Path) -> None:
-    first, _ = searched(tmp_path, "front", 0, 1e6, trials=14)
-    second, _ = searched(tmp_path, "smallest", 0, 1e6, trials=0)
+    first, _ = tried(tmp_path, "front", 0, 1e6, trials=14)
+    second, _ = tried(tmp_path, "smallest", 0, 1e6, trials=0)
     assert any(each.stopped for each in first.outcomes)
     assert [each for each in first.outcomes if not each.stopped] == second.outcomes
 
 
 def test_other_ways_to_choose_stop_nothing(tmp_path: Path) -> None:
-    search, land = searched(tmp_path, "front", 0, 400, by="random")
+    search, land = searched(tmp_path, "front", "random", 0, 400)
     assert search.trained and not land.stopped
     assert all(each.midway is None for each in search.outcomes)
 

@@ -136,9 +136,9 @@ class Proposer:
         apart = np.abs(points[:, None] - known[None]).sum(2).min(1)
         effort = Effort(outcomes, self.space.choices)
         seconds = effort(points, [recipe for _, recipe in candidates])
-        if len(trained) < BEGIN:
+        if len(begun) < BEGIN:
             score = self.costs_kept(points, outcomes) * apart
-        elif len(self.goal.aims) == 1 and len(trained) % EXPLORE == 0:
+        elif len(self.goal.aims) == 1 and len(begun) % EXPLORE == 0:
             score = self.hope(points, outcomes) * apart
         else:
             score = self._score(points, outcomes, trained) / seconds**THRIFT * (apart >= APART)
