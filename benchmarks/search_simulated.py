@@ -21,7 +21,14 @@ from pathlib import Path
 from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "running" / "search"))
-from landscape import SPACE, WITH_RATES, Landscape, WithRates, hypervolume, searched
+from landscape import (  # type: ignore[import-not-found]
+    SPACE,
+    WITH_RATES,
+    Landscape,
+    WithRates,
+    hypervolume,
+    searched,
+)
 
 from lissom.running.search.early import LEAST_KNOWN
 from lissom.running.search.search import Search
