@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..drawing import class_name
-from ..language.kind import WithoutPlaces
+from ..language.kind import WithClasses, WithoutPlaces
 from ..language.tally import Agreement, Collected, Tally
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Classify(WithoutPlaces):
+class Classify(WithClasses, WithoutPlaces):
     """Name the class of each sample: outputs (n classes), targets (n) of whole numbers.
 
     loss      = cross-entropy(outputs, targets)

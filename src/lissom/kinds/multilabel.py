@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ..drawing import class_name
-from ..language.kind import WithoutPlaces
+from ..language.kind import WithClasses, WithoutPlaces
 from ..language.tally import Agreement, Collected, Tally
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Multilabel(WithoutPlaces):
+class Multilabel(WithClasses, WithoutPlaces):
     """Predict whether a sample has each class: outputs (n classes), targets (n classes) of 0 and 1.
 
     loss      = binary cross-entropy(sigmoid(outputs), targets)
@@ -29,6 +29,8 @@ class Multilabel(WithoutPlaces):
     Also known as: multi-label classification.
     Source: torchmetrics MultilabelAveragePrecision, https://lightning.ai/docs/torchmetrics
     """
+
+    axis: ClassVar[int | None] = None
 
     def suits(self, targets: Tensor) -> bool:
         return targets.ndim == 2 and bool(((targets == 0) | (targets == 1)).all())

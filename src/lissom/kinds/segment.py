@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..drawing import class_colours, draw_labels
-from ..language.kind import Kind
+from ..language.kind import WithClasses
 from ..language.method import arg
 from ..language.tally import Agreement, Tally
 
@@ -21,7 +21,7 @@ OUTSIDE = 255  # target of pixels beyond a shifted image; never counted
 
 
 @dataclass(frozen=True)
-class Segment(Kind):
+class Segment(WithClasses):
     """Name the class of each pixel: outputs (n classes h w), targets (n h w) of whole numbers.
 
     loss      = cross-entropy(outputs, targets), mean over the pixels that are not ignored

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ..drawing import class_name
-from ..language.kind import WithoutPlaces
+from ..language.kind import WithClasses, WithoutPlaces
 from ..language.method import arg
 from ..language.tally import Agreement, Tally
 
@@ -20,7 +20,7 @@ MOST_WORDS = 40  # positions of a sequence that are shown
 
 
 @dataclass(frozen=True)
-class Tag(WithoutPlaces):
+class Tag(WithClasses, WithoutPlaces):
     """Name the class of each position: outputs (n positions classes), integer targets (n positions).
 
     loss      = cross-entropy(outputs, targets), mean over the positions that are not ignored
@@ -32,6 +32,8 @@ class Tag(WithoutPlaces):
     recognition.
     Source: torch.nn.functional.cross_entropy, https://docs.pytorch.org
     """
+
+    axis: ClassVar[int | None] = 2
 
     ignore: int = arg("target of positions that do not count, such as padding", -100)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import LissomError
-from .method import Method
+from .method import Method, arg
 from .tally import Tally
 
 if TYPE_CHECKING:
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..trees import Tree
+
+
+LEAST = 1e-7  # is added to probabilities, so that all have a logarithm
+NEAR = 1e-3  # largest deviation of a sum of probabilities from 1
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,38 @@ class Kind(Method, ABC):
     @abstractmethod
     def sureness(self, outputs: Tree) -> Tensor | None:
         """Return the confidence of a network in its answers (n), from 0 to 1, or None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithClasses(Kind):
+    """A kind whose answers are classes: a network returns a logit for each, or its probability.
+
+    Losses need logits. Those of a probability p are log(p), or log(p / (1 - p)) for classes that do
+    not exclude each other; their softmax, or sigmoid, is p again.
+    """
+
+    axis: ClassVar[int | None] = (
+        1  # of the classes, over which probabilities sum to 1; None: no sum
+    )
+
+    outputs: Literal["logits", "probabilities"] | None = arg(
+        "what the network returns; None = logits, and learning from probabilities is refused",
+        None,
+        late=True,
+    )
+
+    def answer(self, outputs: Tree) -> Tensor:
+        values = super().answer(outputs)
+        if self.outputs != "probabilities":
+            return values
+        logits = (values + LEAST).log()
+        return logits if self.axis is not None else logits - (1 - values + LEAST).log()
+
+    def are_probabilities(self, answer: Tensor) -> bool:
+        """Return whether an answer looks like probabilities instead of logits."""
+        if not bool(((answer >= 0) & (answer <= 1 + NEAR)).all()):
+            return False
+        return self.axis is None or bool(((answer.sum(self.axis) - 1).abs() < NEAR).all())
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from ..errors import LissomError
 from ..language.recipe import Recipe
 from ..learning.brought import check_brought
 from ..learning.examine import examine
+from ..learning.probabilities import check_logits
 from ..store.store import Store
 from ..tasks.task import Task
 from .expected import check_metric_names
@@ -34,7 +35,9 @@ def check_run(
             "--bake: inputs are taken as the data set gives them; there is nothing to put into the "
             "file, leave it out"
         )
-    for note in [*check_brought(task, recipes), *task.notes()]:
+    notes = [*check_brought(task, recipes), *task.notes()]
+    check_logits(task, recipes)
+    for note in notes:
         say(f"note: {note}")
 
 

@@ -217,7 +217,7 @@ class Task:
         names = self.metric_names
         metrics = sorted(name for name in names if name != "top5" or len(names) == 1)
         facts: tuple[object, ...] = (self.name, self.source, self.data.fingerprint, metrics, seed)
-        if self.kind is not None and self.kind.name() != "classify":
+        if self.kind is not None and str(self.kind) != "classify":
             facts = (*facts, self.kind.identity())
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,7 +18,10 @@ from .surrogate import LEAST_POINTS, Surrogate, below, encoded, improvement
 
 RANDOM = 400  # random candidates in each round
 NEAR = 100  # candidates near the best points
-BEGIN = 5  # first recipes: chosen far apart, not by prediction
+BEGIN = 5  # first recipes for a front: chosen far apart, not by prediction
+BEGIN_WITH_ONE = 1  # with a single aim
+ANCHORS = 4  # assumed outcomes of recipes that cut nothing
+ANCHORED = 6  # they count until so many metrics are known
 EXPLORE = 5  # with a single aim, every fifth recipe is chosen far from all others
 APART = 0.02  # smallest distance of a point from points that were tried
 FAR = 0.3  # relative shortfall of a metric beyond which differences do not matter
@@ -48,6 +52,19 @@ class Proposer:
         self.goal = goal
         self.reference = reference  # values of the uncompressed network
         self.draw = draw
+        self.anchors = self.untouched()
+
+    def untouched(self) -> list[Outcome]:
+        """Return outcomes that are expected of recipes whose amounts are all 0: the metrics of the
+        uncompressed network.
+        """
+        nothing = {choice.name: choice.low for choice in self.space.choices if choice.amount}
+        points = [self.random_point() for _ in range(ANCHORS)]
+        return [
+            Outcome(point | nothing, "", "", dict(self.reference), 0.0)
+            for point in points
+            if nothing.keys() <= point.keys() and nothing
+        ]
 
     def random_point(self) -> Point:
         """Return a random point of the space. Raises LissomError if 100 draws are all invalid."""
@@ -131,12 +148,13 @@ class Proposer:
         trained = [each for each in outcomes if each.finished]
         begun = [each for each in outcomes if not each.probe]
         if not begun:
-            return candidates[int(self.costs_kept(points, outcomes).argmax())][0]
+            middle = np.abs(points - 0.5).sum(1)
+            return candidates[int((self.costs_kept(points, outcomes) / (1 + middle)).argmax())][0]
         known = np.stack([encoded(each.point, self.space.choices) for each in begun])
         apart = np.abs(points[:, None] - known[None]).sum(2).min(1)
         effort = Effort(outcomes, self.space.choices)
         seconds = effort(points, [recipe for _, recipe in candidates])
-        if len(begun) < BEGIN:
+        if len(begun) < (BEGIN if len(self.goal.aims) > 1 else BEGIN_WITH_ONE):
             score = self.costs_kept(points, outcomes) * apart
         elif len(self.goal.aims) == 1 and len(begun) % EXPLORE == 0:
             score = self.hope(points, outcomes) * apart
@@ -255,9 +273,10 @@ class Proposer:
 
     def expected(self, name: str, outcomes: Sequence[Outcome]) -> Surrogate:
         """Return the Gaussian process that predicts the loss of a value."""
-        return self._expected(
-            self.known(name, outcomes), lambda each: self.loss(name, each.values[name])
-        )
+        known = self.known(name, outcomes)
+        if self.is_metric(name) and len(known) < ANCHORED:
+            known = [*known, *self.anchors]
+        return self._expected(known, lambda each: self.loss(name, each.values[name]))
 
     def _expected(
         self, outcomes: Sequence[Outcome], value: Callable[[Outcome], float]
@@ -274,9 +293,14 @@ class Proposer:
             limit = self.loss(bound.name, bound.number)
             probable *= below(limit, *self.expected(bound.name, outcomes)(points))
         fitting = [each for each in trained if self.goal.meets(each)]
+        names = [name for name, _ in self.goal.aims]
+        if not fitting and self.anchors and len(names) == 1 and not self.is_metric(names[0]):
+            fitting = self.anchors[:1]
+            place = encoded(fitting[0].point, self.space.choices)[None]
+            mean, _ = self.expected(names[0], outcomes)(place)
+            fitting = [replace(fitting[0], values={names[0]: self.value(names[0], float(mean[0]))})]
         if not fitting:
             return probable
-        names = [name for name, _ in self.goal.aims]
         losses = np.array(
             [[self.loss(name, each.values[name]) for name in names] for each in fitting]
         )
