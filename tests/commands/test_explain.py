@@ -125,6 +125,20 @@ def test_pictures_of_another_size_than_the_network_takes_are_refused(runs: Any) 
         Explained(other, store, eight["key"])
 
 
+@pytest.mark.parametrize("words", [["explain"], ["inspect", "--sensitivity"]])
+def test_targets_of_another_kind_are_one_clean_line(
+    runs: Any, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    _, store, (eight, _) = runs
+    key = eight["key"] if words == ["explain"] else eight["float"]["key"]
+    options = ["--data", "digits", "--size", "16", "--model", "resnet8", "--kind", "segment"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, key, *options, "--store", str(store.root)])
+    assert ended.value.code == 2
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert "segment: expected targets (n h w) of whole numbers" in said
+
+
 def test_a_loss_within_chance_is_called_that() -> None:
     stages = [
         {"name": name, "score": score, "noise": noise, "lost": lost, "won": 5}

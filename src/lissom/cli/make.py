@@ -231,7 +231,9 @@ def inspect(
     task = brought.load()
     if sensitivity:
         from ..learning.brought import check_stated
+        from ..learning.examine import examine
 
+        examine(task)
         check_stated(task)
     from ..commands.inspect import inspect_network, network_of
     from ..steps.prune import Prune
@@ -280,10 +282,12 @@ def explain(
     task = brought.load()
     from ..commands.explain import Explained
     from ..learning.brought import check_stated
+    from ..learning.examine import examine
     from ..report.explanation import print_explanation
     from ..report.live import Live
     from ..running.device import device_of
 
+    examine(task)
     check_stated(task)
     with Live(quiet=json) as live:
         this = Explained(task, kept, found, live.say)
