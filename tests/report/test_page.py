@@ -201,6 +201,53 @@ def test_a_store_of_an_earlier_version_has_no_samples(
     assert not page.locator("#samplesbox").is_visible() and page.locator("#steps tr").count() > 1
 
 
+def altered(store: Store, root: Path, runs: list[dict[str, Any]]) -> Store:
+    """Return a copy of a store with one network for each of `runs`: its metric, the interval of its
+    latency in ms, and the size of its file; all in onnxruntime, of a network with mIoU 0.9532 that
+    takes 1 ms.
+    """
+    other = Store(shutil.copytree(store.root, root))
+    keys = [key for key in other if other.record(key)["targets"]]
+    for key, run in zip(keys, runs, strict=True):
+        path = other.folder(key) / "record.json"
+        made = json.loads(path.read_text())
+        found = made["targets"]["onnxruntime"]
+        low, high = run["ms"]
+        found |= {"mIoU": run["mIoU"], "size_bytes": run["bytes"], "float_size_bytes": 1_000_000}
+        found["latency_ms"] = {"median": (low + high) / 2, "low": low, "high": high}
+        found["float_latency_ms"] = {"median": 1, "low": 0.99, "high": 1.01}
+        made["targets"] = {"onnxruntime": found}
+        for one, value in ((made, run["mIoU"]), (made["float"], 0.9532)):
+            one["scores"] = {split: {"mIoU": value} for split in ("valid", "test")}
+        path.write_text(json.dumps(made))
+    return other
+
+
+def test_the_headline_names_what_any_metric_lost_and_ties_go_to_the_most_accurate(
+    page: Any, store: Store, tmp_path: Path
+) -> None:
+    runs = [
+        {"mIoU": 0.3, "ms": (0.40, 0.42), "bytes": 50_010},
+        {"mIoU": 0.5182, "ms": (0.41, 0.43), "bytes": 90_000},
+        {"mIoU": 0.9532, "ms": (0.80, 0.82), "bytes": 50_040},
+    ]
+    opened(page, write_report([], altered(store, tmp_path / "one", runs), tmp_path / "report.html"))
+    assert page.inner_text("#achieved") == (
+        "In onnxruntime, the fastest network is 2.4× faster and 11.1× smaller than the "
+        "uncompressed one, with a test mIoU of 0.5182 instead of 0.9532."
+    )
+    cards = page.locator(".card").all_inner_texts()
+    assert "fastest: 0.420 ms in onnxruntime, mIoU 0.5182" in cards[1]
+    assert "smallest: 50.0 kB, mIoU 0.9532" in cards[2], "all of the same size as it is shown"
+    for run in runs:
+        run["ms"] = (0.99, 1.01)
+    opened(page, write_report([], altered(store, tmp_path / "two", runs), tmp_path / "report.html"))
+    assert page.inner_text("#achieved") == (
+        "In onnxruntime, the smallest network is 20.0× smaller than the uncompressed one, "
+        "with the same test mIoU."
+    )
+
+
 def test_axes_and_filters_choose_what_is_shown(fresh: Any) -> None:
     fresh.select_option("#x1", "macs")
     assert "multiply-adds" in fresh.text_content("#plot1 .xtitle")

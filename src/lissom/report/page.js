@@ -301,6 +301,9 @@ const unpack = id =>
     (r.reference || r.recipe.toLowerCase().includes(wanted.words)) &&
     Object.entries(wanted.facets).every(([i, v]) => r.by[i] == null || r.by[i] === v);
   const visible = () => D.rows.filter(fits);
+  // the rows of the table before any filter
+  const listed = () =>
+    D.means.length && $("means").checked ? D.means : D.rows.filter(r => !r.reference);
   function table() {
     const active = document.activeElement,
       at = active && $("table").contains(active) ? [active.tagName, active.dataset.id] : null;
@@ -334,9 +337,7 @@ const unpack = id =>
             : by === "smaller"
               ? r.float_size_bytes / r.size_bytes
               : r[by];
-    const rows = (
-        D.means.length && $("means").checked ? D.means : D.rows.filter(r => !r.reference)
-      ).filter(fits),
+    const rows = listed().filter(fits),
       marked = {};
     for (const x of ["ms", "size_bytes"])
       marked[x] = new Set(
@@ -349,7 +350,7 @@ const unpack = id =>
           .map(r => r.key + r.target),
       );
     $("shown").textContent =
-      `${rows.length} of ${D.means.length && $("means").checked ? D.means.length : D.rows.filter(r => !r.reference).length} rows`;
+      `${rows.length} of ${listed().length} rows`;
     for (const r of rows.sort((a, b) => {
       const x = value(a),
         y = value(b),
@@ -1099,6 +1100,13 @@ const unpack = id =>
       ": most noise.",
     );
   }
+  // what has least of x, as far as can be told: of rows that tie with the least, the most accurate
+  function least(rows, x, ties) {
+    const sorted = [...rows].sort((a, b) => a[x] - b[x]);
+    return mostAccurate(sorted.filter(r => ties(r, sorted[0])));
+  }
+  const mostAccurate = rows =>
+    rows.reduce((a, b) => ((b.metric ?? -Infinity) > (a.metric ?? -Infinity) ? b : a));
   // one sentence: what was achieved by the network that is fastest, or smallest where none is surely faster
   function achieved(row, faster) {
     const times = (a, b) => (a / b).toFixed(1) + "×";
@@ -1107,19 +1115,23 @@ const unpack = id =>
       times(row.float_size_bytes, row.size_bytes) + " smaller",
     ];
     const which = Object.keys(D.runs).length === 1 ? "compressed" : faster ? "fastest" : "smallest";
-    let text = `In ${row.target}, the ${which} network is ${said.join(" and ")} than the uncompressed one`;
-    if (/^top-/.test(first) && row.metric != null && row.float_metric != null) {
-      const points = 100 * (row.metric - row.float_metric);
-      text +=
-        Math.abs(points) < 0.005
-          ? `, with the same test ${first}`
-          : `, ${Math.abs(points).toFixed(2)} points ${points < 0 ? "less" : "more"} accurate`;
-    }
-    $("achieved").textContent = text + ".";
+    $("achieved").textContent =
+      `In ${row.target}, the ${which} network is ${said.join(" and ")} than the uncompressed one${metricChange(row)}.`;
     $("achieved").hidden = false;
   }
+  // the end of that sentence: what became of the first metric
+  function metricChange(row) {
+    if (row.metric == null || row.float_metric == null) return "";
+    const points = 100 * (row.metric - row.float_metric),
+      [now, before] = [num(row.metric, 4), num(row.float_metric, 4)];
+    if (/^top-/.test(first) && Math.abs(points) >= 0.005)
+      return `, ${Math.abs(points).toFixed(2)} points ${points < 0 ? "less" : "more"} accurate`;
+    return now === before
+      ? `, with the same test ${first}`
+      : `, with a test ${first} of ${now} instead of ${before}`;
+  }
   function summary() {
-    const own = D.rows.filter(r => !r.reference && r.ms),
+    const own = listed().filter(r => r.ms),
       quick = own.filter(r => !r.disturbed && !level(r) && r.float_ms > r.ms),
       keys = Object.keys(D.runs);
     const shown = [
@@ -1133,13 +1145,17 @@ const unpack = id =>
       `${keys.length} network${keys.length > 1 ? "s" : ""}, ${shown.join("; ")}`;
     const cards = [];
     if (own.length && tasks(own).length === 1) {
-      const fast = quick.length
-          ? quick.reduce((a, b) => (a.float_ms / a.ms > b.float_ms / b.ms ? a : b))
-          : null,
-        small = own.reduce((a, b) =>
-          a.float_size_bytes / a.size_bytes > b.float_size_bytes / b.size_bytes ? a : b,
+      const oneMachine = tasks(own, "ms").length === 1,
+        fast =
+          oneMachine && quick.length
+            ? least(quick, "ms", (r, other) => r.low_ms <= other.high_ms)
+            : null,
+        small = least(
+          own,
+          "size_bytes",
+          (r, other) => bytes(r.size_bytes) === bytes(other.size_bytes),
         ),
-        good = own.reduce((a, b) => (a.metric >= b.metric ? a : b));
+        good = mostAccurate(own);
       achieved(fast || small, Boolean(fast));
       cards.push(
         [
@@ -1151,9 +1167,11 @@ const unpack = id =>
               (fast.float_ms / fast.ms).toFixed(1) + "×",
               `fastest: ${num(fast.ms, 3)} ms in ${fast.target}, ${first} ${num(fast.metric, 4)}`,
             ]
-          : own.every(r => r.disturbed)
-            ? ["–", "no latency was measured well: the machine was busy; run again when it is idle"]
-            : ["level", "nothing is surely faster than the uncompressed network"],
+          : !oneMachine
+            ? ["–", "latencies of different machines do not compare"]
+            : own.every(r => r.disturbed)
+              ? ["–", "no latency was measured well: the machine was busy; run again when it is idle"]
+              : ["level", "nothing is surely faster than the uncompressed network"],
         [
           (small.float_size_bytes / small.size_bytes).toFixed(1) + "×",
           `smallest: ${bytes(small.size_bytes)}, ${first} ${num(small.metric, 4)}`,
