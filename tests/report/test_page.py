@@ -248,6 +248,22 @@ def test_the_headline_names_what_any_metric_lost_and_ties_go_to_the_most_accurat
     )
 
 
+def test_networks_of_another_kind_are_told_apart(page: Any, store: Store, tmp_path: Path) -> None:
+    run = {"mIoU": 0.5, "ms": (0.40, 0.42), "bytes": 50_000}
+    other = altered(store, tmp_path / "store", [run, run, run])
+    made = [other.record(key) for key in other if other.record(key)["targets"]]
+    for number, one in enumerate(made):
+        one["recipe"] = "fold"
+        one["seed"] = 0
+        one["task"]["kind"] = ["segment", "segment(ignore=200)", "segment"][number]
+        (other.folder(one["key"]) / "record.json").write_text(json.dumps(one))
+    opened(page, write_report([], other, tmp_path / "report.html"))
+    assert [row.split("\t")[1] for row in rows(page)] == [one["task"]["kind"] for one in made]
+    assert "test images, segment(ignore=200))" in page.inner_text("#lead")
+    assert not page.is_visible("#achieved"), "which metric would it be of"
+    assert not page.locator(".card").count()
+
+
 def test_axes_and_filters_choose_what_is_shown(fresh: Any) -> None:
     fresh.select_option("#x1", "macs")
     assert "multiply-adds" in fresh.text_content("#plot1 .xtitle")

@@ -144,6 +144,39 @@ def test_other_networks_data_and_versions_are_no_seeds(capsys: pytest.CaptureFix
     assert "model" not in markdown(over_seeds(rows_of(records[:1])))
 
 
+def test_networks_of_another_kind_are_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = [record("fold", 0, 0.9, {"torch": 0.5}) for _ in range(2)]
+    for one, kind in zip(made, ("segment", "segment(ignore=200)"), strict=True):
+        one["task"]["kind"] = kind
+        one |= {"facts": {}, "layers": [], "before": None}
+        one["scores"] = {"valid": {"mIoU": 0.9}, "test": {"mIoU": 0.9}}
+    rows = over_seeds(rows_of(made))
+    assert [row["kind"] for row in rows] == ["segment", "segment(ignore=200)"]
+    print_records(made)
+    head, *cells = capsys.readouterr().out.splitlines()[1:4]
+    assert "kind" in head and "segment(ignore=200)" in cells[1]
+    assert len([row for row in with_references(rows) if row.get("reference")]) == 2
+    found = compared(*made, Store(tmp_path))
+    assert found["task"] == {"kind": ["segment", "segment(ignore=200)"]}
+    print_compared(found)
+    said = capsys.readouterr().out.splitlines()
+    assert said[1:3] == ["    kind: segment", "    only here: nothing"]
+    assert said[4] == "    kind: segment(ignore=200)"
+    made[1]["task"] = {
+        "model": "net",
+        "data": "digits",
+        "kind": "segment",
+        "spec": {"model": "net", "width": 2},
+        "preprocessing": {"preprocess": "scale(255)"},
+    }
+    assert compared(*made, Store(tmp_path))["task"] == {
+        "arguments": ["", "width=2"],
+        "preprocessing": ["", "scale(255)"],
+    }
+
+
 def busy(name: str = "latency_ms", seed: int = 0) -> dict[str, Any]:
     """Return a record of which one latency was taken on a busy machine."""
     made = record("a", seed, 0.9, {"torch": 0.5})

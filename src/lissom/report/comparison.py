@@ -40,8 +40,8 @@ def layer_rows(record: dict[str, Any], store: Store) -> list[dict[str, Any]]:
 
 
 def compared(first: dict[str, Any], second: dict[str, Any], store: Store) -> dict[str, Any]:
-    """Return two records as pairs: `steps` that only one has, scores, counts, targets that both
-    have, layers.
+    """Return two records as pairs: facts of the `task` that differ, `steps` that only one has,
+    scores, counts, targets that both have, layers.
     """
     rows = [{row["name"]: row for row in layer_rows(record, store)} for record in (first, second)]
     names = list(rows[0]) + [name for name in rows[1] if name not in rows[0]]
@@ -62,6 +62,7 @@ def compared(first: dict[str, Any], second: dict[str, Any], store: Store) -> dic
         "keys": [first["key"], second["key"]],
         "recipes": [first["recipe"], second["recipe"]],
         "seeds": [first["seed"], second["seed"]],
+        "task": differing(facts_of(first["task"]), facts_of(second["task"])),
         "steps": different(*steps),
         "scores": {
             split: [main_score(r["scores"].get(split, {})) for r in (first, second)]
@@ -83,6 +84,31 @@ def compared(first: dict[str, Any], second: dict[str, Any], store: Store) -> dic
         },
         "layers": layers,
     }
+
+
+def facts_of(task: dict[str, Any]) -> dict[str, str]:
+    """Return what a record says of its task, as text by name."""
+    spec = task.get("spec", {})
+    return {
+        "model": task["model"],
+        "arguments": ", ".join(f"{name}={spec[name]}" for name in spec if name != "model"),
+        "data": task["data"],
+        "samples": ", ".join(
+            f"{task[split]} {split}" for split in ("train", "valid", "test") if split in task
+        ),
+        "kind": task.get("kind", ""),
+        "shape": "x".join(map(str, task.get("shape", []))),
+        "preprocessing": task.get("preprocessing", {}).get("preprocess") or "",
+    }
+
+
+def differing(first: dict[str, str], second: dict[str, str]) -> dict[str, list[str]]:
+    """Return the facts in which two tasks differ, as pairs.
+
+    >>> differing({"data": "a", "kind": "segment"}, {"data": "a", "kind": "classify"})
+    {'kind': ['segment', 'classify']}
+    """
+    return {name: [first[name], second[name]] for name in first if first[name] != second[name]}
 
 
 def steps_of(recipe: str) -> list[str]:
@@ -111,12 +137,14 @@ def different(first: Sequence[str], second: Sequence[str]) -> list[list[str]]:
 
 
 def print_compared(found: dict[str, Any]) -> None:
-    """Print the differences of two networks: steps, numbers, layers."""
+    """Print the differences of two networks: tasks, steps, numbers, layers."""
     console = terminal()
-    for key, recipe, seed, only in zip(
-        found["keys"], found["recipes"], found["seeds"], found["steps"], strict=True
+    for side, (key, recipe, seed, only) in enumerate(
+        zip(found["keys"], found["recipes"], found["seeds"], found["steps"], strict=True)
     ):
         console.print(f"{key}  {recipe or 'the network as given'}  seed {seed}", soft_wrap=True)
+        for name, values in found["task"].items():
+            console.print(f"    {name}: {values[side] or '-'}", soft_wrap=True)
         console.print(f"    only here: {' | '.join(only) or 'nothing'}", soft_wrap=True)
     table = Table(box=None, header_style="bold")
     for name in ("", *found["keys"], "change"):

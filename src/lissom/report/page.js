@@ -81,7 +81,7 @@ const unpack = id =>
   };
   const score = (r, y) => (y === "metric" ? r.metric : r.more[y]);
   // latencies of different machines are not compared, sizes are
-  const task = (r, x) => [r.model, r.data, r.size, x === "ms" ? r.machine : ""].join("\n"),
+  const task = (r, x) => [r.model, r.data, r.kind, r.size, x === "ms" ? r.machine : ""].join("\n"),
     tasks = (rows, x) =>
       [...new Set(rows.map(r => task(r, x)))].map(name => rows.filter(r => task(r, x) === name));
   // what no other beats: one with a higher score and no more of x, or with as high a score and surely less of x; with
@@ -255,6 +255,7 @@ const unpack = id =>
     ["recipe", "recipe", r => r.recipe, 1],
     ...several("model"),
     ...several("data"),
+    ...several("kind"),
     ...several("size"),
     ...several("machine"),
     ["seed", "seed", r => (r.seeds && r.seeds.length > 1 ? `${r.seeds.length} seeds` : r.seed)],
@@ -1138,7 +1139,10 @@ const unpack = id =>
       ...new Set(
         keys
           .map(k => D.runs[k].task)
-          .map(t => `${t.model} on ${t.data} (${t.test.toLocaleString("en")} test images)`),
+          .map(
+            t =>
+              `${t.model} on ${t.data} (${t.test.toLocaleString("en")} test images${several("kind").length ? ", " + t.kind : ""})`,
+          ),
       ),
     ];
     $("lead").textContent =

@@ -181,6 +181,7 @@ def with_references(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in sorted(known, key=float_wide):
         found.setdefault(
             (
+                *(row[name] for name in TASK),
                 row["target"],
                 row["machine"],
                 row["seed"],

@@ -13,7 +13,7 @@ from ..bench.machine import measured_on
 
 Row = dict[str, Any]
 FORMULA = tuple("=+-@\t\r")  # first characters of a spreadsheet formula
-TASK = ("model", "data", "size")  # columns that distinguish tasks
+TASK = ("model", "data", "kind", "size")  # columns that distinguish tasks
 AVERAGED = (
     "metric",
     "float_metric",
@@ -51,6 +51,7 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
             "metric_name": name,
             "model": record["task"]["model"],
             "data": record["task"]["data"],
+            "kind": record["task"].get("kind", ""),
             "size": "x".join(map(str, record["task"].get("shape", []))),
             "created": record.get("created", 0),
             "recipe": record["recipe"] or "as given",
@@ -124,7 +125,7 @@ def in_integers(found: dict[str, Any]) -> str | None:
 
 
 def over_seeds(rows: Sequence[Row]) -> list[Row]:
-    """Return one row for each recipe, network, data, target and machine, with means over its seeds,
+    """Return one row for each recipe, task, target and machine, with means over its seeds,
     best first.
 
     `seeds` lists them; `spread` is the sample standard deviation of the first metric, None for a

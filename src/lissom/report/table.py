@@ -16,11 +16,11 @@ from ..bench.machine import machine_text
 from ..errors import counted
 from ..language.amounts import count_text, size_text
 from ..store.store import Store
-from .rows import Row, csv_of, over_seeds, rows_of
+from .rows import TASK, Row, csv_of, over_seeds, rows_of
 from .terminal import terminal
 from .zeros import print_zeros, zeros_of
 
-LEFT = ("target", "key", "keys", "model", "data", "machine")
+LEFT = ("target", "key", "keys", "model", "data", "kind", "machine")
 BADLY = "not measured well"
 WHY_BADLY = (
     f"{BADLY}: the ends of an interval of latency are more than {APART}x apart; measure "
@@ -41,7 +41,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     more = list(dict.fromkeys(name for row in rows for name in row["more"]))
     differ: list[Column] = [
         (name, itemgetter(name))
-        for name in ("model", "data", "size", "machine")
+        for name in (*TASK, "machine")
         if len({row[name] for row in rows}) > 1
     ]
     return [
@@ -245,7 +245,7 @@ def print_record(record: dict[str, Any], store: Store | None = None) -> None:
     lines = [
         f"{record['key']}  {record['recipe'] or 'the network as given'}  seed {record['seed']}",
         f"{task['model']} on {task['data']} ({task['train']} train, {task['valid']} valid, "
-        f"{task['test']} test)",
+        f"{task['test']} test)" + (f", {kind}" if (kind := task.get("kind")) else ""),
     ]
     lines += [
         f"{split} {name}: {number(value, 4)} (float {number(before['scores'][split].get(name), 4)})"
