@@ -242,6 +242,14 @@ def test_the_words_on_the_command_line(
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert "both, simulated" in text and "Rounding costs" in text and "blocks.2.conv2" in text
+    ends = store.record(three["key"])["explanation"]["ends"]
+    test, valid = (text.index(part) for part in ("test, 360 images\n", "validation, 50 images: "))
+    assert test < text.index("both, simulated") < valid < text.index("blocks.2.conv2")
+    assert (
+        f"nothing rounded {ends['float']:.4f}, all rounded {ends['rounded']:.4f}\n" in text[valid:]
+    )
+    (legend,) = [line for line in text.splitlines() if line.startswith("dB: ")]
+    assert all(f"{name}: " in legend for name in ("use", "beyond", "alone, without"))
     with pytest.raises(SystemExit):
         main(["report", three["key"], "--store", str(store.root), "-o", str(tmp_path / "r.html")])
     page = (tmp_path / "r.html").read_text()

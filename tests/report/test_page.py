@@ -387,6 +387,8 @@ def test_what_rounding_costs_each_layer_is_drawn_and_told(
         f"nothing rounded {found['ends']['float']:.4f}",
         f"all rounded {found['ends']['rounded']:.4f}",
     } <= set(drawn)
+    assert page.text_content("#stages .ytitle") == "test top-1, 360 images"
+    assert page.text_content("#bylayer .xtitle") == "validation top-1, 50 images"
     assert page.locator("#bylayer .ytick").count() == len(layers), "a name for each"
     told = [row.split("\t") for row in page.locator("#rounded tbody tr").all_inner_texts()]
     assert [row[0] for row in told] == names

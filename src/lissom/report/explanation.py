@@ -8,9 +8,15 @@ from typing import Any
 from rich.table import Table
 
 from ..bench.intervals import wide
+from ..errors import counted
 from .table import BADLY, number
 from .terminal import terminal
 
+LEGEND = (
+    "dB: the weights (w) and inputs (x) of a layer over what rounding changes of them; use: share of "
+    "the inputs' range that the middle 99.8 % of them reach; beyond: share of inputs off its ends; "
+    "alone, without: the score with only this layer, and with all but it, rounded"
+)
 # name of a stage that only networks that learned after quantization have
 LEARNED = "learned, not rounded"
 UNLIKE = 0.02  # relative difference of outputs on an older processor above which it is reported
@@ -137,6 +143,7 @@ def print_explanation(found: dict[str, Any]) -> None:
                 "",
                 "",
             )
+    console.print(f"test, {counted(found['images']['stages'], 'image')}", soft_wrap=True)
     console.print(stages)
     layers = table("layer", "bits", "dB w", "dB x", "use", "beyond", "noise", "alone", "without")
     for row in sorted(found["layers"], key=lambda row: -row["noise"]):
@@ -153,8 +160,14 @@ def print_explanation(found: dict[str, Any]) -> None:
             number(row["alone"], 4),
             number(row["left_out"], 4),
         )
-    console.print()
+    ends = found["ends"]
+    console.print(
+        f"\nvalidation, {counted(found['images']['layers'], 'image')}: "
+        f"nothing rounded {number(ends['float'], 4)}, all rounded {number(ends['rounded'], 4)}",
+        soft_wrap=True,
+    )
     console.print(layers)
+    console.print(LEGEND, soft_wrap=True, style="dim")
     if found.get("tried"):
         tried = table("tried", "validation", "test", "files", "key")
         for row in found["tried"]:

@@ -907,7 +907,7 @@ const unpack = id =>
           hoverinfo: "x+text",
         },
       ],
-      layout("", "test " + name, {
+      layout("", `test ${name}, ${e.images.stages} images`, {
         x: { tickfont: { size: 11 } },
         y: { range: [low - room, high + room] },
       }),
@@ -1055,7 +1055,7 @@ const unpack = id =>
         all: {
           height,
           margin: { l: 40, r: 12, t: 76, b: 8 },
-          xaxis: axis("validation " + name, 0, 0.38),
+          xaxis: axis(`validation ${name}, ${e.images.layers} images`, 0, 0.38),
           xaxis2: axis("signal to noise of rounding, dB", 0.42, 0.7),
           xaxis3: axis("noise of outputs, this layer alone, %", 0.74, 1, { rangemode: "tozero" }),
           legend: { orientation: "h", x: 0, y: 1, yref: "container", yanchor: "top" },
