@@ -443,9 +443,12 @@ def test_networks_are_compared_layer_by_layer(
     print_compared(found)
     said = capsys.readouterr().out
     assert "only here: prune(0.5) | quantize(8)" in said and f"4/4 > {top}" in said
+    assert "layers in both: 19, of which 19 differ:" in said
+    assert "valid top-1, PyTorch" in said and "onnxruntime top-1" in said
     print_compared(compared(whole, whole, store))
     said = capsys.readouterr().out
-    assert "only here: nothing" in said and "0 of " in said and "differ:" not in said
+    assert "only here: nothing" in said and "differ:" not in said
+    assert "layers in both: 19, of which none differs" in said
 
 
 def test_a_search_is_drawn_with_its_limits(tmp_path: Path) -> None:

@@ -175,6 +175,10 @@ def test_networks_of_another_kind_are_told_apart(
         "arguments": ["", "width=2"],
         "preprocessing": ["", "scale(255)"],
     }
+    made[1]["scores"] = {"valid": {"pixels": 0.9}, "test": {"pixels": 0.9}}
+    print_compared(compared(*made, Store(tmp_path)))
+    rows = [line for line in capsys.readouterr().out.splitlines() if "mIoU and pixels" in line]
+    assert len(rows) == 3 and all(line.rstrip().endswith("another metric") for line in rows[:2])
 
 
 def busy(name: str = "latency_ms", seed: int = 0) -> dict[str, Any]:

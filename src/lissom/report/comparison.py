@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from ..bench.intervals import wide
@@ -15,10 +16,11 @@ from ..language.amounts import count_text, size_text
 from ..language.recipe import Recipe
 from ..store.store import Store
 from .rows import main_score
-from .table import BADLY, WHY_BADLY, number, print_wide
+from .table import BADLY, WHY_BADLY, number, print_wide, title
 from .terminal import terminal
 
 OTHER_MACHINE = "another machine"
+OTHER_METRIC = "another metric"
 COLUMNS = ("outputs", "params", "macs", "bits")
 
 
@@ -41,7 +43,7 @@ def layer_rows(record: dict[str, Any], store: Store) -> list[dict[str, Any]]:
 
 def compared(first: dict[str, Any], second: dict[str, Any], store: Store) -> dict[str, Any]:
     """Return two records as pairs: facts of the `task` that differ, `steps` that only one has,
-    scores, counts, targets that both have, layers.
+    the names of their first `metrics`, scores, counts, targets that both have, layers.
     """
     rows = [{row["name"]: row for row in layer_rows(record, store)} for record in (first, second)]
     names = list(rows[0]) + [name for name in rows[1] if name not in rows[0]]
@@ -57,13 +59,14 @@ def compared(first: dict[str, Any], second: dict[str, Any], store: Store) -> dic
     ]
     both = [name for name in first["targets"] if name in second["targets"]]
     steps = [steps_of(record["recipe"]) for record in (first, second)]
-    main = next(iter(first["scores"]["test"]), "accuracy")
+    mains = [next(iter(record["scores"]["test"]), "accuracy") for record in (first, second)]
     return {
         "keys": [first["key"], second["key"]],
         "recipes": [first["recipe"], second["recipe"]],
         "seeds": [first["seed"], second["seed"]],
         "task": differing(facts_of(first["task"]), facts_of(second["task"])),
         "steps": different(*steps),
+        "metrics": mains,
         "scores": {
             split: [main_score(r["scores"].get(split, {})) for r in (first, second)]
             for split in ("valid", "test")
@@ -74,7 +77,7 @@ def compared(first: dict[str, Any], second: dict[str, Any], store: Store) -> dic
                 **{
                     what: [
                         r["targets"][name].get(main if what == "metric" else what)
-                        for r in (first, second)
+                        for r, main in zip((first, second), mains, strict=True)
                     ]
                     for what in ("metric", "latency_ms", "size_bytes", "fused")
                 },
@@ -149,12 +152,15 @@ def print_compared(found: dict[str, Any]) -> None:
     table = Table(box=None, header_style="bold")
     for name in ("", *found["keys"], "change"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    metrics = dict.fromkeys(map(title, found["metrics"]))
+    metric = " and ".join(metrics)
+    other = OTHER_METRIC if len(metrics) > 1 else None
     for split, scores in found["scores"].items():
-        _row(table, f"{split} score, PyTorch", scores, lambda v: number(v, 4), share=False)
+        _row(table, f"{split} {metric}, PyTorch", scores, four, share=False, said=other)
     for name in ("params", "macs"):
         _row(table, name, found[name], count_text)
     for target, values in found["targets"].items():
-        _row(table, f"{target} metric", values["metric"], lambda v: number(v, 4), share=False)
+        _row(table, f"{target} {metric}", values["metric"], four, share=False, said=other)
         _row(
             table,
             f"{target} ms",
@@ -166,6 +172,11 @@ def print_compared(found: dict[str, Any]) -> None:
     print_wide(console, table)
     for said in about_ms(found["targets"]):
         console.print(said, soft_wrap=True)
+    print_layers(console, found)
+
+
+def print_layers(console: Console, found: dict[str, Any]) -> None:
+    """Print the layers of both networks that differ, and those that only one has."""
     lone = [
         [row["name"] for row in found["layers"] if row["params"][1 - side] is None]
         for side in (0, 1)
@@ -177,14 +188,21 @@ def print_compared(found: dict[str, Any]) -> None:
         and any(row[column][0] != row[column][1] for column in COLUMNS)
     ]
     shared = len(found["layers"]) - len(lone[0]) - len(lone[1])
-    console.print(
-        f"\n{len(changed)} of {shared} layers that both have differ{':' if changed else ''}"
-    )
+    if shared:
+        console.print(
+            f"\nlayers in both: {shared}, of which "
+            + (f"{len(changed)} differ:" if changed else "none differs")
+        )
     if changed:
         print_wide(console, layer_table(changed))
     for key, names in zip(found["keys"], lone, strict=True):
         if names:
             console.print(f"only in {key} ({len(names)}): {', '.join(names)}", soft_wrap=True)
+
+
+def four(value: float) -> str:
+    """Return a metric as text."""
+    return number(value, 4)
 
 
 def why_no_ratio(values: dict[str, Any]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from ..bench.intervals import wide
@@ -145,6 +146,29 @@ def print_explanation(found: dict[str, Any]) -> None:
             )
     console.print(f"test, {counted(found['images']['stages'], 'image')}", soft_wrap=True)
     console.print(stages)
+    print_layers(console, found)
+    if found.get("tried"):
+        tried = table("tried", "validation", "test", "files", "key")
+        for row in found["tried"]:
+            files = ", ".join(
+                f"{target} {file_text(file)}" for target, file in row.get("targets", {}).items()
+            )
+            tried.add_row(
+                row["what"],
+                number(row.get("valid"), 4),
+                number(row.get("test"), 4),
+                row["failed"] or files,
+                row.get("key", ""),
+            )
+        console.print()
+        console.print(tried)
+    console.print()
+    for sentence in found["said"]:
+        console.print(sentence, soft_wrap=True)
+
+
+def print_layers(console: Console, found: dict[str, Any]) -> None:
+    """Print the table of layers, most noise first, with the images that it was measured on."""
     layers = table("layer", "bits", "dB w", "dB x", "use", "beyond", "noise", "alone", "without")
     for row in sorted(found["layers"], key=lambda row: -row["noise"]):
         weights = row["weights"] or {}
@@ -168,24 +192,6 @@ def print_explanation(found: dict[str, Any]) -> None:
     )
     console.print(layers)
     console.print(LEGEND, soft_wrap=True, style="dim")
-    if found.get("tried"):
-        tried = table("tried", "validation", "test", "files", "key")
-        for row in found["tried"]:
-            files = ", ".join(
-                f"{target} {file_text(file)}" for target, file in row.get("targets", {}).items()
-            )
-            tried.add_row(
-                row["what"],
-                number(row.get("valid"), 4),
-                number(row.get("test"), 4),
-                row["failed"] or files,
-                row.get("key", ""),
-            )
-        console.print()
-        console.print(tried)
-    console.print()
-    for sentence in found["said"]:
-        console.print(sentence, soft_wrap=True)
 
 
 def file_text(found: dict[str, Any]) -> str:
