@@ -264,6 +264,34 @@ def test_networks_of_another_kind_are_told_apart(page: Any, store: Store, tmp_pa
     assert not page.locator(".card").count()
 
 
+def test_the_key_is_in_sight_however_many_columns_a_table_has(
+    page: Any, store: Store, tmp_path: Path
+) -> None:
+    run = {"mIoU": 0.5, "ms": (0.40, 0.42), "bytes": 50_000}
+    other = altered(store, tmp_path / "store", [run, run, run])
+    keys = [key for key in other if other.record(key)["targets"]]
+    for number, key in enumerate(keys):
+        made = other.record(key)
+        made["recipe"] = f'distill("kd", {number}, alpha=0.9) | prune(0.5, of="macs", multiple=8)'
+        made["scores"]["test"]["pixels"] = 0.9
+        made["targets"]["onnxruntime"] |= {"fused": "11/113", "macs_in_integers": 0.03}
+        (other.folder(key) / "record.json").write_text(json.dumps(made))
+    around = "document.getElementById('table').parentElement"
+
+    def hidden() -> float:
+        right = "document.querySelector('#table tbody td:last-child').getBoundingClientRect().right"
+        return float(page.evaluate(f"{right} - {around}.getBoundingClientRect().right"))
+
+    page.set_viewport_size({"width": 1280, "height": 900})
+    opened(page, write_report([], other, tmp_path / "report.html"))
+    assert page.evaluate(f"{around}.scrollWidth <= {around}.clientWidth") and hidden() <= 0
+    made["task"]["kind"] = "file_with_a_long_name.py:one_class_for_each_pixel(ignore=200)"
+    made["task"]["model"] = "onnx:another/folder/with/a/long/name/segmenter.onnx"
+    (other.folder(key) / "record.json").write_text(json.dumps(made))
+    opened(page, write_report([], other, tmp_path / "report.html"))
+    assert page.evaluate(f"{around}.scrollWidth > {around}.clientWidth") and hidden() <= 0
+
+
 def test_axes_and_filters_choose_what_is_shown(fresh: Any) -> None:
     fresh.select_option("#x1", "macs")
     assert "multiply-adds" in fresh.text_content("#plot1 .xtitle")
@@ -451,15 +479,15 @@ def test_networks_are_compared_layer_by_layer(
     assert "layers in both: 19, of which none differs" in said
 
 
-def test_a_search_is_drawn_with_its_limits(tmp_path: Path) -> None:
-    """What the page is given of a search: points in order, what fits, how the best came about."""
+def searched() -> dict[str, Any]:
+    """Return a search as a store has it, with one recipe that was only measured and one stopped."""
     outcomes = [
         {"recipe": f"prune({k})", "ms@ort": ms, "top1": top1, "probe": probe}
         for k, (ms, top1, probe) in enumerate(
             [(0.1, 0.2, True), (0.5, 0.9, False), (0.2, 0.7, False), (0.4, 0.88, False)]
         )
     ]
-    found = {
+    return {
         "want": "fastest, top1 >= 0.85",
         "space": "prune(0..0.8)",
         "by": "model",
@@ -495,6 +523,11 @@ def test_a_search_is_drawn_with_its_limits(tmp_path: Path) -> None:
         "why_not": {"prune(2)": "top1 0.7, wanted >= 0.85"},
         "importances": {"prune.amount": 1.0},
     }
+
+
+def test_a_search_is_drawn_with_its_limits(tmp_path: Path) -> None:
+    """What the page is given of a search: points in order, what fits, how the best came about."""
+    found = searched()
     data = search_data(found)
     assert [point["fits"] for point in data["points"]] == [True, False, True]
     assert data["best"] == [[1.0, 0.5], [2.0, 0.4]] and data["probes"] == 1
@@ -504,3 +537,19 @@ def test_a_search_is_drawn_with_its_limits(tmp_path: Path) -> None:
     (tmp_path / ".searches" / "a.json").write_text(json.dumps(found))
     (tmp_path / ".searches" / "b.json").write_text("{")
     assert searches_data(Store(tmp_path)) == [data]
+
+
+def test_a_best_that_never_changed_has_an_axis_from_zero(
+    page: Any, store: Store, tmp_path: Path
+) -> None:
+    other = Store(shutil.copytree(store.root, tmp_path / "store"))
+    found = searched()
+    path = other.root / ".searches" / "a.json"
+    path.parent.mkdir()
+    spans = []
+    for count in (2, 5):
+        path.write_text(json.dumps(found | {"outcomes": found["outcomes"][:count]}))
+        opened(page, write_report([], other, tmp_path / "report.html"))
+        spans.append(page.evaluate("document.getElementById('bettered')._fullLayout.yaxis.range"))
+    (low, high), (least, _) = spans
+    assert low == 0 and 0.5 < high < 0.6 and least > 0.3

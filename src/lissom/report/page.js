@@ -370,7 +370,9 @@ const unpack = id =>
         const td = node(
           "td",
           null,
-          (isText ? "text " : "") + (key === "recipe" ? "recipe " : "") + (front ? "front" : ""),
+          (isText ? "text " : "") +
+            (["recipe", "fused"].includes(key) ? key + " " : "") +
+            (front ? "front" : ""),
         );
         td.append(key === "recipe" || key === "key" ? node("code", text(r)) : text(r));
         tr.append(td);
@@ -468,6 +470,7 @@ const unpack = id =>
         ],
         layout("minutes", "", {
           x: { rangemode: "tozero" },
+          y: { rangemode: s.best.length > 1 ? "normal" : "tozero" }, // one value spans no range
           all: { title: { text: "best so far: " + s.aim, font: { size: 13 } } },
         }),
         options,
