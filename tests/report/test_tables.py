@@ -232,13 +232,15 @@ def test_a_record_and_a_comparison_say_that_the_machine_was_busy(
             **one,
             **rest,
             "float": {**one["float"], "scores": scores},
-            "task": {**one["task"], "train": 1, "valid": 1, "test": 1},
+            "task": {**one["task"], "kind": "classify", "train": 1, "valid": 1, "test": 1},
         }
         for one in (busy(), record("fold", 1, 0.9, {"torch": 0.5}))
     ]
     made["recipe"] = "fold"
     print_record(made)
-    assert "note: torch: not measured well, the machine was busy" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "note: torch: not measured well, the machine was busy" in said
+    assert "net on digits (1 train, 1 valid, 1 test), classify\n" in said
     del made["targets"]["torch"]["notes"]  # as records of earlier versions are
     print_record(made)
     assert "note: torch: not measured well" in capsys.readouterr().out
