@@ -48,6 +48,15 @@ def test_images_and_labels_are_read_in_pairs(tmp_path: Path) -> None:
     assert torch.equal(bright[:, :-1], labels[:, :-1] == 1) and (labels[:, -1] == 11).all()
 
 
+def test_class_names_that_the_user_states_are_part_of_what_data_are(tmp_path: Path) -> None:
+    scenes(tmp_path / "scenes", {"train": 6, "val": 2, "test": 3})
+    for file, names in (("a.txt", "land\nsea\n"), ("b.txt", "sea\nland\n")):
+        (tmp_path / file).write_text(names)
+    stated = (None, str(tmp_path / "a.txt"), str(tmp_path / "b.txt"))
+    read = [Data.of(f"masks:{tmp_path / 'scenes'}", classes=classes) for classes in stated]
+    assert len({data.fingerprint for data in read}) == 3
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -116,6 +116,15 @@ def test_other_samples_are_other_data() -> None:
     assert len(prints) == 5
 
 
+def test_class_names_that_the_user_states_are_part_of_what_data_are() -> None:
+    x, y = torch.randn(20, 4), torch.arange(20) % 2
+    plain = Data.of_dataset((x, y))
+    named = Data.of_dataset((x, y), classes=("yes", "no"))
+    others = Data.of_dataset((x, y), classes=("no", "yes"))
+    assert len({data.fingerprint for data in (plain, named, others)}) == 3
+    assert named.fingerprint == Data.of_dataset((x, y), classes=["yes", "no"]).fingerprint
+
+
 def test_pictures_are_seen_through_the_preprocessing() -> None:
     draw = np.random.default_rng(0)
     arrays = draw.integers(0, 256, (20, 6, 9, 3), dtype=np.uint8)

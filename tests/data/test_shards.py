@@ -64,6 +64,14 @@ def check_pixels(split: Any, values: range) -> None:
     assert split.labels.tolist() == [k % 2 for k in shades]
 
 
+def test_class_names_that_the_user_states_are_part_of_what_data_are(tmp_path: Path) -> None:
+    spec = three(tmp_path / "tars")
+    for file, names in (("a.txt", "even\nodd\n"), ("b.txt", "odd\nuneven\n")):
+        (tmp_path / file).write_text(names)
+    stated = (None, str(tmp_path / "a.txt"), str(tmp_path / "b.txt"))
+    assert len({Data.of(spec, classes=classes).fingerprint for classes in stated}) == 3
+
+
 def test_a_folder_holds_tars_for_each_part(tmp_path: Path) -> None:
     data = Data.of(three(tmp_path))
     assert data.classes == ("0", "1") and data.shape == (3, 6, 8) and not data.notes

@@ -299,6 +299,8 @@ def of_splits(
     names = class_names(classes, [split for split in (train, valid, test) if len(split)], notes)
     mean, std = view.line(channels) if pictures else ((0.0,), (1.0,))
     facts = f"{fingerprint} {len(train)} {len(valid)} {len(test)} {view} {flip}"
+    if classes is not None:  # the names are saved with each network, so they are part of its key
+        facts += f" {names}"
     return Data(
         name,
         train,

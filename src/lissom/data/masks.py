@@ -55,7 +55,8 @@ def read_masks(
         channels=reading.channels_out,
         size=reading.size,
         flip=True,
-        fingerprint=f"{fingerprint_of(pairs)} {len(classes)}",
+        # the names are saved with each network, so stated ones are part of its key
+        fingerprint=f"{fingerprint_of(pairs)} {stated or len(classes)}",
         preprocess=reading.preprocess,
     )
 

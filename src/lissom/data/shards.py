@@ -46,6 +46,8 @@ def read_shards(
             seen.update(line.encode(errors="surrogatepass"))
         if not parts[part]:
             raise LissomError(f"data: {tars[0].parent}: the tars of {part} hold no image")
+    if stated:  # the names are saved with each network, so they are part of its key
+        seen.update(repr(stated).encode())
     classes = stated or numbered(parts)
     found = dict[str, dict[str, list[Member]]]()
     for part, samples in parts.items():
