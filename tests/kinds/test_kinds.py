@@ -214,7 +214,30 @@ def test_targets_say_what_kind_they_are(targets: Any, wanted: str | None) -> Non
             torch.zeros(2, 3, 4, 4),
             torch.full((5, 4, 4), 7),
             3,
-            "targets from 0 to 2 or 255, which is ignored, got 7 to 7",
+            "targets from 0 to 2 or 255, which is ignored, got 7 to 7; if 7 marks pixels to ignore, "
+            "--kind 'segment(ignore=7)'",
+        ),
+        (  # two values are too large: no single one can be ignored
+            "segment",
+            torch.zeros(2, 3, 1, 2),
+            torch.tensor([[[6, 7]]]),
+            3,
+            "targets from 0 to 2 or 255, which is ignored, got 6 to 7",
+        ),
+        (  # classes were counted from the labels
+            "segment",
+            torch.zeros(2, 3, 1, 2),
+            torch.tensor([[[0, 200]]]),
+            201,
+            "targets from 0 to 2 or 255, which is ignored, since the network has 3 classes, got 0 to "
+            "200; if 200 marks pixels to ignore, --kind 'segment(ignore=200)'",
+        ),
+        (  # one output for two classes is another mistake
+            "segment",
+            torch.zeros(2, 1, 1, 2),
+            torch.tensor([[[0, 1]]]),
+            2,
+            "outputs (n classes h w) = (2, 2, 1, 2)",
         ),
         (
             "segment",

@@ -41,14 +41,22 @@ class Segment(WithClasses):
     def misfit(self, outputs: Tree, targets: Tensor, classes: int) -> str | None:
         if not self.suits(targets):
             return "targets (n h w) of whole numbers"
-        counted = targets[self.counted(targets)]
-        if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < classes:
-            return (
-                f"targets from 0 to {classes - 1} or {self.ignore}, which is ignored, got "
-                f"{int(counted.min())} to {int(counted.max())}"
-            )
         answer = self.answer(outputs)
         wanted = (len(answer), classes, *targets.shape[1:])
+        # without stated classes they were counted from the targets, of which some may be no class
+        has_fewer = answer.ndim == 4 and 1 < answer.shape[1] < classes
+        known = answer.shape[1] if has_fewer else classes
+        counted = targets[self.counted(targets)]
+        if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < known:
+            largest = int(counted.max())
+            rest = counted[counted != largest]
+            ignorable = 0 <= largest <= OUTSIDE and bool(((rest >= 0) & (rest < known)).all())
+            cure = f"; if {largest} marks pixels to ignore, --kind 'segment(ignore={largest})'"
+            return (
+                f"targets from 0 to {known - 1} or {self.ignore}, which is ignored, "
+                + (f"since the network has {known} classes, " if has_fewer else "")
+                + f"got {int(counted.min())} to {largest}{cure if ignorable else ''}"
+            )
         return None if tuple(answer.shape) == wanted else f"outputs (n classes h w) = {wanted}"
 
     def loss(self, outputs: Tree, targets: Tensor, smoothing: float = 0.0) -> Tensor:
