@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from lissom import Data, LissomError, Store, Task, run
-from lissom.running.expected import expected_in
+from lissom.running.expected import chance_note, expected_in
 
 
 def test_what_is_expected_is_a_gate_of_the_uncompressed_network(tmp_path: Path) -> None:
@@ -30,6 +32,33 @@ def test_what_is_expected_is_a_gate_of_the_uncompressed_network(tmp_path: Path) 
         run("train(1) | fold", task, store, expect="top1=90")
     run("train(1) | fold", task, store, expect="top1=0")
     assert len([g for g in store.record(first["key"])["gates"] if "reaches" in g["name"]]) == 1
+
+
+@pytest.mark.parametrize(
+    ("reached", "classes", "test", "is_chance"),
+    [
+        (0.1560, 8, 250, True),  # 1.5 standard deviations above 12.5 %
+        (0.1875, 8, 250, True),
+        (0.19, 8, 250, False),  # more than 3
+        (0.19, 8, 25, True),  # a small test set says less
+        (0.0019, 1000, 50_000, False),
+        (0.148, 8, 100_000, True),  # a bias to a frequent class is no skill either
+        (0.6, 1, 250, False),
+    ],
+)
+def test_an_accuracy_within_three_deviations_of_chance_is_told(
+    reached: float, classes: int, test: int, is_chance: bool
+) -> None:
+    record = {
+        "scores": {"test": {"top1": reached}},
+        "task": {"classes": classes, "test": test, "preprocessing": {}},
+    }
+    store: Any = SimpleNamespace(record=lambda _: record)
+    note = chance_note(store, "")
+    assert bool(note) == is_chance
+    if note:
+        assert f"right on {reached:.2%} of the {test} test samples" in note
+        assert "which is chance among 8 classes" in note
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 
 from ..errors import LissomError, unknown
@@ -10,7 +11,8 @@ from ..store.record import Measurement
 from ..store.store import Store
 
 TOLERANCE = 0.005
-CHANCE = 1.2  # times the accuracy of guessing
+CHANCE = 1.2  # times the accuracy of guessing, which a bias to a frequent class reaches
+DEVIATIONS = 3  # standard deviations of the accuracy of guessing
 
 
 def expected_in(text: str, metrics: Collection[str]) -> dict[str, float]:
@@ -47,11 +49,18 @@ def chance_note(store: Store, key: str) -> str | None:
     record = store.record(key)
     reached = record["scores"]["test"].get("top1")
     classes = record["task"]["classes"]
-    if reached is None or classes < 2 or reached > CHANCE / classes:
+    count = record["task"]["test"]
+    if reached is None or classes < 2:
+        return None
+    chance = 1 / classes
+    margin = DEVIATIONS * math.sqrt(chance * (1 - chance) / count)
+    if reached > max(CHANCE * chance, chance + margin):
         return None
     return (
-        f"the uncompressed network is right on {reached:.2%} of the test set, which is chance among "
-        f"{classes} classes: are weights given, and are images seen as it was trained (--preprocess)?"
+        f"the uncompressed network is right on {reached:.2%} of the {count} test samples, which is "
+        f"chance among {classes} classes or hardly more (guessing: {chance:.2%} ± {margin:.2%}, "
+        f"{DEVIATIONS} standard deviations): does it have its weights (--weights), and are inputs seen "
+        "as it was trained (--preprocess)?"
     )
 
 
