@@ -409,6 +409,27 @@ def test_what_is_added_to_the_input_stays() -> None:
     )
 
 
+@pytest.mark.parametrize("layer", [nn.RNN, nn.GRU, nn.LSTM])
+def test_a_recurrent_layer_and_what_gates_it_stay(layer: type[nn.RNNBase]) -> None:
+    def forward(s: Any, x: Tensor) -> Tensor:
+        states, _ = s.recurrent(F.relu(s.one(x)).transpose(1, 2))
+        shares = s.attention(states).softmax(1)
+        return s.head((states * shares).sum(1))  # type: ignore[no-any-return]
+
+    net = Net(
+        forward,
+        one=nn.Conv1d(4, 8, 3),
+        recurrent=layer(8, 6, batch_first=True),
+        attention=nn.Linear(6, 1),
+        head=nn.Linear(6, 3),
+    )
+    groups = groups_of(net, torch.randn(1, 4, 5))
+    assert together(groups) == couples(("one", 8))
+    assert "the state of a recurrent layer" in groups.left["recurrent"]
+    reason = groups.left["attention"]
+    assert "the state of a recurrent layer" in reason or "gates every channel" in reason
+
+
 @pytest.mark.parametrize("name", ["resnet20", "vgg11"])
 def test_the_groups_are_those_that_torch_pruning_finds(name: str) -> None:
     net, image = factory(name)(num_classes=10), torch.randn(1, 3, 32, 32)

@@ -23,6 +23,8 @@ from .products import ALIASES, derived
 from .refusals import unknown
 from .rules import RULES
 
+RECURRENT = "it shares channels with the state of a recurrent layer, which is not cut"
+
 
 def labels_of(
     model: nn.Module, example: Tensor, tied: Iterable[str] = (), training: bool = False
@@ -101,7 +103,10 @@ def label_constants(labels: Labels, op: Op) -> None:
     if op.name in ("addmm", "mm", "linear"):
         x, weight = op.args[1:] if op.name == "addmm" else op.args[:2]
         if x not in labels and weight in labels.weights:
-            labels[x] = same(x, 0)
+            name = labels.weights[weight][0].rpartition(".")[2]
+            # the state before the first step: all later states are added to it
+            is_state = name.startswith("weight_hh")
+            labels[x] = same(x, labels.frozen_label(RECURRENT) if is_state else 0)
     elif op.name == "index" and op.args[0] in labels.trace.names and op.args[0].ndim == 2:
         table = op.args[0]
         looked_up = [axis for axis, index in enumerate(op.args[1]) if index is not None]

@@ -101,7 +101,7 @@ class Labels:
         """Return the layers that made these labels."""
         starts = [start for start, _ in self._makers]
         places = np.searchsorted(starts, np.unique(thin(labels)[0].numpy()), side="right") - 1
-        return {self._makers[k][1] for k in np.unique(places) if k >= 0}
+        return {self._makers[k][1] for k in np.unique(places) if k >= 0} - {""}
 
     def equal(self, one: Tensor, two: Tensor) -> None:
         """Declare two label tensors equal element by element, after broadcasting."""
@@ -128,6 +128,13 @@ class Labels:
     def freeze(self, labels: Tensor, reason: str) -> None:
         """Declare that these channels must not be cut, with the reason."""
         self._frozen.append((thin(labels)[0].reshape(-1), reason))
+
+    def frozen_label(self, reason: str) -> int:
+        """Return a new label of channels that no layer makes and that must not be cut."""
+        self._makers.append((self.count, ""))
+        label = self.fresh(1)
+        self.freeze(label, reason)
+        return int(label)
 
     def use(self, tensor: str, axis: int, role: str, labels: Tensor) -> None:
         """Record that channels lie along an axis of a parameter. If it is already recorded, declare

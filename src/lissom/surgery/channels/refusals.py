@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import torch
+
 from ..trace import Op
-from .axes import same
+from .axes import same, thin
 from .labels import Labels
 
 
 def unknown(labels: Labels, op: Op, reason: str = "") -> None:
     """Declare that the inputs and outputs of an operation must not be cut."""
-    for tensor in op.inputs():
-        if tensor in labels:
-            labels.freeze(labels[tensor], reason or f"'{op.name}' is not followed")
+    reason = reason or f"'{op.name}' is not followed"
+    label = labels.frozen_label(reason)
+    known = [labels[tensor] for tensor in op.inputs() if tensor in labels]
+    for channels in known:
+        labels.freeze(channels, reason)
+    if known:  # what reads the outputs stays for an earlier reason if the inputs do
+        labels.equal(thin(known[0])[0].reshape(-1)[:1], torch.tensor([label]))
     for tensor in op.outputs:
-        labels[tensor] = same(tensor, 0)
+        labels[tensor] = same(tensor, label)
 
 
 def computed(labels: Labels, op: Op, reason: str) -> None:
