@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from lissom.kinds.multilabel import average_precision
 from lissom.language.kind import Kind
 from lissom.language.method import method_of
 from lissom.language.tally import Tally
+from lissom.tasks.kinds import check_kind, kind_named
 from lissom.tasks.task import kind_of
 from lissom.trees import Tree, mapped
 
@@ -252,6 +254,45 @@ def test_what_does_not_fit_is_said(
     text: str, outputs: Tensor, targets: Tensor, classes: int, said: str
 ) -> None:
     assert kind(text).misfit(outputs, targets, classes) == said
+
+
+OWN = """
+from lissom.kinds.segment import Segment
+
+class Probs(Segment):
+    pass
+
+def made():
+    return Segment(ignore=9)
+"""
+
+
+def test_a_kind_of_the_users_own_takes_settings(tmp_path: Path) -> None:
+    (tmp_path / "kinds.py").write_text(OWN)
+    file = f"{tmp_path}/kinds.py"
+    for text, said in (("Probs", ""), ("Probs(ignore=200)", "(200)"), ("Probs(200)", "(200)")):
+        check_kind(f"{file}:{text}")
+        found, source = kind_named(f"{file}:{text}")
+        assert str(found) == f"Probs{said}" and source.startswith(f"{file}:Probs ")
+    assert kind_named(f"{file}:made")[0] == kind("segment(ignore=9)")
+    with pytest.raises(LissomError, match=r"Probs: there is no setting 'ignor'; did you mean 'ign"):
+        kind_named(f"{file}:Probs(ignor=200)")
+    with pytest.raises(LissomError, match=r"Probs\(ignore=...\): expected a value <= 255, got 300"):
+        kind_named(f"{file}:Probs(ignore=300)")
+    with pytest.raises(
+        LissomError, match=r"--kind: expected one value of each setting, got 'Probs\(\{1, 2"
+    ):
+        kind_named(f"{file}:Probs({{1, 2}})")
+    with pytest.raises(LissomError, match=r"made takes no settings.* expected a class"):
+        kind_named(f"{file}:made(ignore=200)")
+    with pytest.raises(LissomError, match=r"cannot be read at column"):
+        kind_named(f"{file}:Probs(ignore=)")
+
+
+def test_the_name_of_a_users_kind_does_not_change_keys(tmp_path: Path) -> None:
+    (tmp_path / "kinds.py").write_text(OWN)
+    found, _ = kind_named(f"{tmp_path}/kinds.py:Probs")
+    assert found.identity() == '["lissom_user_kinds", 1, {"ignore": 255}]'
 
 
 def test_a_kind_that_is_none_is_refused() -> None:

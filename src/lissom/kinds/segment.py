@@ -51,7 +51,9 @@ class Segment(WithClasses):
             largest = int(counted.max())
             rest = counted[counted != largest]
             ignorable = 0 <= largest <= OUTSIDE and bool(((rest >= 0) & (rest < known)).all())
-            cure = f"; if {largest} marks pixels to ignore, --kind 'segment(ignore={largest})'"
+            cure = (
+                f"; if {largest} marks pixels to ignore, --kind '{self.name()}(ignore={largest})'"
+            )
             return (
                 f"targets from 0 to {known - 1} or {self.ignore}, which is ignored, "
                 + (f"since the network has {known} classes, " if has_fewer else "")

@@ -29,6 +29,8 @@ BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "high": ("<=", operator.le),
 }
 
+USER_MODULE = "lissom_user_"  # names of modules imported from a user's file begin with this
+
 _KINDS: dict[type, dict[str, Any]] = {}  # by class: the type of each setting
 _ORDERED: dict[type, tuple[Field[Any], ...]] = {}  # by class: its fields
 _DEFAULTS: dict[type, dict[str, Any]] = {}  # by class: the defaults that were checked already
@@ -90,7 +92,11 @@ class Method:
 
     @classmethod
     def name(cls) -> str:
-        """Return the name used in recipes: that of the file."""
+        """Return the name used in recipes: that of the file, or of a user's own class."""
+        return cls.__name__ if cls.__module__.startswith(USER_MODULE) else cls._file()
+
+    @classmethod
+    def _file(cls) -> str:
         return cls.__module__.rsplit(".", 1)[-1]
 
     def __str__(self) -> str:
@@ -123,7 +129,7 @@ class Method:
                 del values[setting.name]
             elif setting.metadata.get("menu") and value is not None:
                 values[setting.name] = _named(setting.metadata, value).identity()
-        return json.dumps([self.name(), self.version, values], sort_keys=True)
+        return json.dumps([self._file(), self.version, values], sort_keys=True)
 
 
 def ordered(method: type[Method]) -> tuple[Field[Any], ...]:
@@ -246,6 +252,19 @@ def method_of(folder: str, text: str, where: str | None = None) -> Any:
     if len(methods) != 1:
         raise LissomError(f"{where}: expected one {menu.word}, got {text!r}")
     return methods[0]
+
+
+def method_of_class(method: type[Method], call: str, where: str) -> Method:
+    """Build a method of a user's own class from text such as `Mine(ignore=200)`. Raises LissomError
+    for a {set} or an unknown setting.
+    """
+    tree = parsed(call, where)
+    found = [
+        method(**each) for each in _settings(tree if isinstance(tree, ast.Call) else None, method)
+    ]
+    if len(found) != 1:
+        raise LissomError(f"{where}: expected one value of each setting, got {call!r}")
+    return found[0]
 
 
 def methods_of(folder: str, text: str, where: str | None = None) -> list[Any]:

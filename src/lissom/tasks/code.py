@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LissomError, nearest, place_of
+from ..language.method import USER_MODULE
 
 ORDER = "order:"  # before a file of weights: match tensors by order instead of name
 
@@ -51,7 +52,7 @@ def loaded(place: str, name: str, what: str) -> tuple[Any, str]:
             path = Path(place).resolve()
             if str(path.parent) not in sys.path:
                 sys.path.insert(0, str(path.parent))
-            found = importlib.util.spec_from_file_location(f"lissom_user_{path.stem}", path)
+            found = importlib.util.spec_from_file_location(f"{USER_MODULE}{path.stem}", path)
             assert found is not None and found.loader is not None
             module = importlib.util.module_from_spec(found)
             sys.modules[found.name] = module

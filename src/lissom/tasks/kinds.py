@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import LissomError, type_of
 from ..language.kind import Kind
 from ..language.menu import menu
-from ..language.method import method_of
+from ..language.method import method_of, method_of_class
 from .code import called, loaded
 
 if TYPE_CHECKING:
@@ -16,21 +18,23 @@ if TYPE_CHECKING:
 
 # in the order in which they are tried on targets
 KINDS = ("classify", "segment", "multilabel", "tag", "detect", "regress")
+OWN = re.compile(r"(.*\.py):([^(]*)(\(.*\))?", re.DOTALL)  # file, name, settings
 
 
 def is_own_kind(text: str) -> bool:
-    """Return whether a text names a kind in the user's own code, such as boxes.py:kind."""
-    return text.rpartition(":")[0].endswith(".py")
+    """Return whether a text names a kind in the user's own code, such as boxes.py:Mine(ignore=9)."""
+    return OWN.fullmatch(text) is not None
 
 
 def check_kind(text: str) -> None:
     """Raise LissomError unless a text can name a kind of task; imports no code of the user."""
     if text.endswith(".py"):
         raise LissomError(f"--kind: {text} says no name in that file; expected {text}:NAME")
-    if not is_own_kind(text):
+    own = OWN.fullmatch(text)
+    if own is None:
         method_of("kinds", text, "--kind")
-    elif not os.path.isfile(text.rpartition(":")[0]):
-        raise LissomError(f"--kind: there is no file {text.rpartition(':')[0]}")
+    elif not os.path.isfile(own[1]):
+        raise LissomError(f"--kind: there is no file {own[1]}")
 
 
 def kind_named(text: str) -> tuple[Kind, str]:
@@ -38,12 +42,21 @@ def kind_named(text: str) -> tuple[Kind, str]:
 
     The latter is empty for a built-in kind. Raises LissomError if the text names no kind.
     """
-    if not is_own_kind(text):
+    own = OWN.fullmatch(text)
+    if own is None:
         kind: Kind = method_of("kinds", text, "--kind")
         return kind, ""
-    place, _, name = text.rpartition(":")
+    place, name, settings = own.groups()
     found, source = loaded(place, name, "kind")
-    if isinstance(found, type) or (callable(found) and not isinstance(found, Kind)):
+    if settings:
+        if not (isinstance(found, type) and issubclass(found, Kind)):
+            raise LissomError(
+                f"--kind: {name} takes no settings, got {settings}; expected a class that inherits "
+                f"from {listed_classes()}"
+            )
+        call = partial(method_of_class, found, f"{name}{settings}", "--kind")
+        found = called(call, f"--kind: {text}")
+    elif isinstance(found, type) or (callable(found) and not isinstance(found, Kind)):
         found = called(found, f"--kind: {text}")
     if not isinstance(found, Kind):
         raise LissomError(
