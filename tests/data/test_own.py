@@ -174,7 +174,7 @@ def test_samples_of_another_form_are_refused(given: Any, said: str) -> None:
 
 
 def test_numbers_are_not_preprocessed() -> None:
-    with pytest.raises(LissomError, match="which are taken as they are; preprocess is for images"):
+    with pytest.raises(LissomError, match=r"which are taken as they are; preprocess is .*forward"):
         Data.of_dataset((X, Y), preprocess="imagenet")
 
 

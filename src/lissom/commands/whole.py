@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..bench.inputs import Input
 from ..bench.process import loaded
 from ..data.data import AS_GIVEN
+from ..data.own_splits import STANDARDIZE
 from ..detection.boxes import Detections, shared_boxes
 from ..errors import LissomError
 from ..exporting.picked import Picked
@@ -69,7 +70,7 @@ def preprocess_inside(record: dict[str, Any], target: Target) -> Preprocess:
     if text == AS_GIVEN:
         raise LissomError(
             "--pictures: inputs are taken as the data set gives them; there is nothing to put into "
-            "the file"
+            f"the file; {STANDARDIZE}"
         )
     preprocess = Preprocess.of(text)
     wanted = tuple(record["task"]["shape"][:0:-1])

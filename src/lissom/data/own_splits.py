@@ -13,6 +13,9 @@ from .own import DatasetSplit
 from .samples import described
 from .split import CPU
 
+# the way out for numbers, which are used as they are
+STANDARDIZE = "standardize in the network's forward, and every exported file does so too"
+
 
 def common_inputs(train: DatasetSplit, valid: DatasetSplit, test: DatasetSplit, name: str) -> Tree:
     """Return the inputs of one sample, after checking that all splits have its shape and type.
@@ -53,7 +56,7 @@ def check_inputs(inputs: Tree, name: str, *, stated: bool) -> None:
     if not pictures and stated:
         raise LissomError(
             f"data {name}: its inputs are {described(inputs)}, which are taken as they are; preprocess "
-            "is for images and 8-bit integers"
+            f"is for images and 8-bit integers; {STANDARDIZE}"
         )
     if pictures and (inputs.ndim != 3 or len(inputs) not in (1, 3)):
         raise LissomError(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.data import AS_GIVEN
+from ..data.own_splits import STANDARDIZE
 from ..errors import LissomError
 from ..language.preprocess import Preprocess
 
@@ -77,6 +78,6 @@ def preprocessed(model: nn.Module, record: dict[str, Any], bake: bool) -> nn.Mod
     if not preprocessing.get("mean"):
         raise LissomError(
             "--bake: inputs are taken as the data set gives them; there is nothing to put into the "
-            "file"
+            f"file; {STANDARDIZE}"
         )
     return Baked(model, preprocessing["mean"], preprocessing["std"])

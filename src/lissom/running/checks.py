@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from ..data.own_splits import STANDARDIZE
 from ..errors import LissomError
 from ..language.recipe import Recipe
 from ..learning.brought import check_brought
@@ -33,7 +34,7 @@ def check_run(
     if bake and task.data.as_given:
         raise LissomError(
             "--bake: inputs are taken as the data set gives them; there is nothing to put into the "
-            "file, leave it out"
+            f"file, leave it out; {STANDARDIZE}"
         )
     notes = [*check_brought(task, recipes), *task.notes()]
     check_logits(task, recipes)
