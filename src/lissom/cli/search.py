@@ -12,6 +12,7 @@ from .counts import seconds_of, workers_of
 from .options import (
     STORE,
     CheckpointMin,
+    Expect,
     Json,
     Place,
     Targets,
@@ -76,6 +77,7 @@ def search(
     workers: Workers = "",
     worker_threads: WorkerThreads = 0,
     checkpoint: CheckpointMin = 5,
+    expect: Expect = "",
     json: Json = False,
 ) -> None:
     """Search for the recipe that best meets a goal, and get its file."""
@@ -117,6 +119,7 @@ def search(
             workers=crew,
             worker_threads=worker_threads,
             checkpoint=checkpoint,
+            expect=expect,
             say=live.say,
             watch=live.watch,
         )

@@ -387,3 +387,37 @@ def test_a_search_of_real_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     recipes = {each["key"] for each in more.outcomes if not each["probe"]}
     assert len(recipes) == 4 and all(key in store for key in recipes)
     assert not psutil.Process().children(recursive=True)
+
+
+def test_a_network_that_misses_what_is_expected_of_it_is_not_searched(tmp_path: Path) -> None:
+    task = Task.of("resnet8", Data.of("digits"))
+    store = Store(tmp_path / "store")
+
+    def searched_for(expect: str) -> Found:
+        return lissom.search(
+            "train(1) | prune(0..0.5)",
+            "smallest",
+            task,
+            store,
+            budget_s=600,
+            targets="torch",
+            trials=1,
+            expect=expect,
+        )
+
+    with pytest.raises(LissomError, match="there is no metric 'top2'"):
+        searched_for("top2=0.5")
+    assert not list(store)
+    with pytest.raises(
+        LissomError, match=r"--expect: the uncompressed network reaches top1 0\.\d+"
+    ):
+        searched_for("top1=1.0")
+    assert len(list(store)) == 1, "nothing was pruned"
+    assert searched_for("top1=0").chosen
+    networks = len(list(store))
+    # the search knows the uncompressed network now
+    with pytest.raises(
+        LissomError, match=r"--expect: the uncompressed network reaches top1 0\.\d+"
+    ):
+        searched_for("top1=1.0")
+    assert len(list(store)) == networks

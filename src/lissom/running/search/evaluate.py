@@ -78,9 +78,21 @@ class Evaluation:
 
     def reference(self, recipe: Recipe) -> Outcome:
         """Return the outcome of the uncompressed network that a recipe begins with."""
-        path = self.end(recipe).path
-        node = next(node for node in path if node.key == path[-1].reference)
+        node = self._reference_node(recipe)
         return self._measured({}, node, node.recipe, self._made([node])[0], probe=False)
+
+    def check_reference(self, recipe: Recipe) -> None:
+        """Make the uncompressed network that a recipe begins with, unless the store has it.
+
+        Raises LissomError if it does not reach the expected metrics.
+        """
+        (made,) = self._made([self._reference_node(recipe)])
+        if made.error is not None:
+            raise made.error
+
+    def _reference_node(self, recipe: Recipe) -> Node:
+        path = self.end(recipe).path
+        return next(node for node in path if node.key == path[-1].reference)
 
     def probed(self, recipe: Recipe) -> Recipe | None:
         """Return a recipe without the learning steps after its uncompressed network; None if it has

@@ -23,6 +23,7 @@ from ..checks import check_run
 from ..device import device_of
 from ..execute import Run
 from ..execute import run as run_recipes
+from ..expected import expected_in
 from ..launch.crew import Setting, crew_of
 from ..measure import silent
 from ..plan import targets_of
@@ -79,6 +80,7 @@ def search(
     workers: int | str = 0,
     worker_threads: int = 0,
     checkpoint: float = EVERY_MIN,
+    expect: str = "",
     say: Callable[[str], None] = silent,
     watch: Callable[[Progress], None] | None = None,
 ) -> Found:
@@ -89,8 +91,9 @@ def search(
     networks see the test set. `by` is model (Gaussian processes), random, tpe or nsga2. `storage`
     is a file, or the URL of a database that several searches share. `workers` and `worker_threads`
     are those of `lissom.run`: several recipes then run in parallel, each proposed as if the pending
-    ones gave their predicted results; files are measured while none learns. Raises LissomError for
-    bounds that are known to be out of reach before anything is trained, and Unmeasured if a file
+    ones gave their predicted results; files are measured while none learns. `expect` is that of
+    `lissom.run`: nothing is searched unless the uncompressed network reaches it. Raises LissomError
+    for bounds that are known to be out of reach before anything is trained, and Unmeasured if a file
     cannot be exported or run.
     """
     end_s = time.monotonic() + budget_s
@@ -119,6 +122,7 @@ def search(
         until,
         clock_of(threads, store.tables),
         checkpoint_s=every_s(checkpoint),
+        expected=expected_in(expect, task.metric_names),
     )
     setting = Setting(task, store, device, runner.checkpoint_s)
     crew = crew_of(workers, worker_threads, runner, setting, say)
@@ -132,12 +136,9 @@ def search(
             by,
             say,
         )
-        try:
-            searching.search()
-        except KeyboardInterrupt:
-            say("interrupted: the results so far are measured; interrupt again to stop at once")
-        except TimeIsUp:
-            say("the time is up; the network that was still training is left out")
+        if runner.expected:  # an earlier search may have measured the uncompressed network
+            evaluation.check_reference(searched.example)
+        search_until_stopped(searching)
 
     def run(outcome: Outcome) -> list[dict[str, Any]]:
         return run_recipes(
@@ -153,6 +154,18 @@ def search(
         )
 
     return finished(searching, run, store)
+
+
+def search_until_stopped(searching: Search) -> None:
+    """Search until the budget is exhausted or the user interrupts."""
+    try:
+        searching.search()
+    except KeyboardInterrupt:
+        searching.say(
+            "interrupted: the results so far are measured; interrupt again to stop at once"
+        )
+    except TimeIsUp:
+        searching.say("the time is up; the network that was still training is left out")
 
 
 def space_for(space: str | SearchSpace | None, task: Task, few_bits: bool) -> SearchSpace:
