@@ -69,6 +69,8 @@ def test_an_accuracy_within_three_deviations_of_chance_is_told(
         ("top1=90%", "expected name=value, name=value, got 'top1=90%'"),
         ("top1='a'", "top1: expected a number"),
         ("top1=True", "top1: expected a number"),
+        ("0.852", "expected name=value, name=value, got '0.852'; an example: top1=0.852"),
+        ("top1:0.8", "got 'top1:0.8'; an example: top1=0.9"),
         ("top1={0.1, 0.2}", "top1: expected one value, got 2"),
     ],
 )

@@ -308,18 +308,21 @@ def _made(method: Callable[..., Method], settings: tuple[tuple[str, type, Any], 
     return method(**{name: value for name, _, value in settings})
 
 
-def values_in(text: str, where: str) -> dict[str, Any]:
-    """Return the values of a text of name=value pairs, by name. Raises LissomError for other texts.
+def values_in(text: str, where: str, example: str = "") -> dict[str, Any]:
+    """Return the values of a text of name=value pairs, by name. Raises LissomError, with an
+    `example` if there is one, for other texts.
 
     >>> values_in("num_classes=3, pretrained=False", "--model-args")
     {'num_classes': 3, 'pretrained': False}
     """
+    shown = f"; an example: {example}" if example else ""
+    wrong = LissomError(f"{where}: expected name=value, name=value, got {text!r}{shown}")
     try:
         call = parsed(f"named({text.strip()})", where)
     except LissomError:
-        raise LissomError(f"{where}: expected name=value, name=value, got {text!r}") from None
+        raise wrong from None
     if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
-        raise LissomError(f"{where}: expected name=value, name=value, got {text!r}")
+        raise wrong
     found = dict[str, Any]()
     for keyword in call.keywords:
         name = str(keyword.arg)

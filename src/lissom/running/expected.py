@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping
 
 from ..errors import LissomError, unknown
@@ -23,7 +24,8 @@ def expected_in(text: str, metrics: Collection[str]) -> dict[str, float]:
     >>> expected_in("top1=0.888", ["top1", "top5"])
     {'top1': 0.888}
     """
-    values = values_in(text, "--expect")
+    number = text.strip() if re.fullmatch(r"\s*[0-9]*\.?[0-9]+\s*", text) else "0.9"
+    values = values_in(text, "--expect", example=f"{next(iter(metrics))}={number}")
     for name, value in values.items():
         if name not in metrics:
             raise unknown("--expect", "metric", name, metrics)
