@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -205,15 +207,15 @@ def test_a_script_for_what_a_few_lines_cannot_do_is_refused() -> None:
     assert "import openvino" in snippet("openvino", "m.xml", facts)
     with pytest.raises(LissomError, match="expected a target of onnxruntime, openvino, got mnn"):
         snippet("mnn", "m.mnn", facts)
-    with pytest.raises(LissomError, match="takes no image, but numbers"):
-        snippet("onnxruntime", "m.onnx", {"preprocess": "as given"})
+    numbers = snippet("onnxruntime", "m.onnx", {"preprocess": "as given"})
+    assert "np.load" in numbers and "PIL" not in numbers
     with pytest.raises(LissomError, match="no code for resize"):
         snippet("onnxruntime", "m.onnx", {**facts, "preprocess": "resize(9, 9, antialias=False)"})
     many = {**facts, "classes": [f"class {k}" for k in range(1000)]}
     assert "class 5" not in snippet("onnxruntime", "m.onnx", many)
 
 
-def test_tensors_have_no_script_but_a_file(tmp_path: Path) -> None:
+def test_the_script_of_numbers_loads_a_sample(tmp_path: Path) -> None:
     inputs = torch.randn(30, 3, 16, 16)
     data = Data.of_dataset((inputs, torch.arange(30) % 2), name="tensors")
     store = Store(tmp_path / "store")
@@ -221,7 +223,64 @@ def test_tensors_have_no_script_but_a_file(tmp_path: Path) -> None:
     facts = facts_in(Path(record["targets"]["onnxruntime"]["artefact"]))
     assert facts["input"] == "as the data set gives it" and facts["preprocess"] == "as given"
     assert "mean" not in facts
+    output = tmp_path / "m.onnx"
+    export_key(record["key"], store, "onnxruntime", output, Wanted(), with_code=True)
+    np.save(tmp_path / "sample.npy", inputs[0].double().numpy())
+    done = subprocess.run(
+        [sys.executable, "m.py", "sample.npy"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    wanted = load_key(record["key"], store)(inputs[:1])[0].detach()
+    name, value = done.stdout.split()
+    assert int(name) == int(wanted.argmax())
+    assert float(value) == pytest.approx(float(wanted.max()), rel=1e-3)
     with pytest.raises(
         LissomError, match=r"--bake: inputs are taken as .* in the network's forward"
     ):
         export_key(record["key"], store, "onnxruntime", tmp_path / "m.onnx", Wanted(bake=True))
+
+
+def test_the_script_of_a_segmenter_prints_the_share_of_each_class() -> None:
+    facts = {"preprocess": "resize(9, 9)", "mean": [0.5], "std": [0.5], "classes": ["sky", "sea"]}
+    code = snippet("onnxruntime", "m.onnx", {**facts, "kind": "segment(ignore=9)"})
+    said = io.StringIO()
+    outputs = np.zeros((1, 2, 4, 4))
+    outputs[0, 1, 0] = 1
+    with redirect_stdout(said):
+        lines = code[code.index("classes = ") :].splitlines()
+        kept = [line for line in lines if "session" not in line]
+        exec("\n".join(kept), {"np": np, "outputs": [outputs]})
+    assert said.getvalue() == "sky 75.0%\nsea 25.0%\n"
+    for kind in ("multilabel", "kinds.py:Mine"):  # names that nothing prints are left out
+        assert "classes" not in snippet("onnxruntime", "m.onnx", {**facts, "kind": kind})
+
+
+TWO = """
+import torch
+from torch import nn
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 2)
+
+    def forward(self, one, two):
+        return self.layer(torch.cat([one, two], 1))
+"""
+
+
+def test_inputs_that_no_short_script_can_load_have_a_file_and_a_note(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(TWO)
+    samples = [((torch.randn(4), torch.randn(4)), k % 2) for k in range(30)]
+    store = Store(tmp_path / "store")
+    task = Task.of(f"{tmp_path}/net.py:Two", Data.of_dataset(samples))
+    (record,) = lissom.run('cast("fp16")', task, store)
+    said: list[str] = []
+    output = tmp_path / "m.onnx"
+    key = record["key"]
+    export_key(key, store, "onnxruntime", output, Wanted(), say=said.append, with_code=True)
+    assert output.is_file() and not output.with_suffix(".py").exists()
+    assert [line for line in said if "note: --snippet: there is no script for inputs" in line]

@@ -59,7 +59,10 @@ def export(
     ] = False,
     snippet: Annotated[
         bool,
-        typer.Option("--snippet", help="Also write a short script that runs the file on an image."),
+        typer.Option(
+            "--snippet",
+            help="Also write a short script that runs the file on an image, or on a .npy of floats.",
+        ),
     ] = False,
     model: Again = None,
     store: Place = STORE,

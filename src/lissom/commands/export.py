@@ -48,7 +48,8 @@ def export_key(
 ) -> Path:
     """Write a finished network as a file for one target; return its path, by default model.*.
 
-    `with_code` also writes a script beside it that runs the file on an image. The store keeps
+    `with_code` also writes a script beside it that runs the file on an image, or on a tensor of
+    floats. The store keeps
     OpenVINO's two files as one zip, which is unpacked unless `output` has another ending than .xml.
     """
     target = one_target(to)
@@ -64,6 +65,9 @@ def export_key(
     suffix = f".{target.pictures}" if seen is not None else found.suffix
     two = suffix == ".ir"
     output = output or Path("model.xml" if two else f"model{suffix}")
+    if with_code and record["task"]["inputs"]:
+        say(f"{key}  note: --snippet: there is no script for inputs that are no tensor of floats")
+        with_code = False
     code = script_of(target, output, found, wanted) if with_code else ""
     with written(output, "export") as new, temporary() as folder:
         made = found

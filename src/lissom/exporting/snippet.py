@@ -22,6 +22,7 @@ RUNTIMES = {
         f'model = ov.Core().compile_model({HERE}, "CPU")\noutputs = [*model(x[None]).values()]',
     ),
 }
+NUMBERS = ["", "x = np.load(sys.argv[1]).astype(np.float32)  # one sample, without the batch axis"]
 
 
 def snippet(
@@ -32,12 +33,13 @@ def snippet(
     picks: bool = False,
     pictures: bool = False,
 ) -> str:
-    """Return a script that runs a file on a picture and prints the class, the detections if the
-    file `picks` them itself, or for other kinds the shapes of the outputs.
+    """Return a script that runs a file on a picture and prints the class, the share of each
+    class of a segmenter, the detections if the file `picks` them itself, or for other kinds the
+    shapes of the outputs.
 
     `facts` is the metadata of the file. If it takes whole `pictures`, the script does not
-    preprocess them. Raises LissomError for a runtime or preprocessing that a short script cannot
-    do.
+    preprocess them. If it takes numbers, the script reads a sample in NumPy's format. Raises
+    LissomError for a runtime or preprocessing that a short script cannot do.
     """
     if file.endswith(".onnxz"):
         raise LissomError(
@@ -46,11 +48,30 @@ def snippet(
     if target not in RUNTIMES:
         raise LissomError(f"--snippet: expected a target of {', '.join(RUNTIMES)}, got {target}")
     held = {name: parsed(value) for name, value in facts.items()}
-    if not held.get("mean") and held.get("baked") != "true":
-        raise LissomError(
-            "--snippet: the file takes no image, but numbers as the data set gives them"
-        )
     imported, run = RUNTIMES[target]
+    takes_numbers = not held.get("mean") and held.get("baked") != "true"
+    sample = "sample.npy" if takes_numbers else "picture.jpg"
+    lines = [
+        f"{FIRST} {file} answers for a {sample.partition('.')[0]}: "
+        f'python {file.rpartition(".")[0]}.py {sample}"""',
+        "",
+        "import sys",
+        "from pathlib import Path",
+        "",
+        "import numpy as np",
+        imported,
+        *(NUMBERS if takes_numbers else picture_lines(held, pictures=pictures)),
+    ]
+    classes = held.get("classes") or []
+    named = bool(classes) and len(json.dumps(classes)) < 2_000
+    answer = answers(str(held.get("kind") or ""), named=named, picks=picks)
+    if any("classes[" in line for line in answer):
+        lines.append(f"classes = {classes}")
+    return "\n".join([*lines, run.format(file=file), *answer, ""])
+
+
+def picture_lines(held: Mapping[str, Any], *, pictures: bool) -> list[str]:
+    """Return the lines of code that read a picture and preprocess it as a file expects it."""
     mode = "L" if held.get("order") == "gray" else "RGB"
     text = str(held.get("preprocess") or "")
     operations = Preprocess.of(text).pictures if text else ()
@@ -58,13 +79,6 @@ def snippet(
         mode = "L" if mode == "L" and all(each.channels is None for each in operations) else "RGB"
         operations = ()
     lines = [
-        f'{FIRST} {file} answers for a picture: python {file.rpartition(".")[0]}.py picture.jpg"""',
-        "",
-        "import sys",
-        "from pathlib import Path",
-        "",
-        "import numpy as np",
-        imported,
         "from PIL import Image",
         "",
         f'picture = Image.open(sys.argv[1]).convert("{mode}")',
@@ -75,16 +89,11 @@ def snippet(
         mean = [255 * value for value in held["mean"]]
         std = [255 * value for value in held["std"]]
         lines.append(f"x = (x - np.float32({mean})) / np.float32({std})")
-    if pictures:
-        layout = ["x = x[:, :, None]"] if mode == "L" else []
-    else:
-        layout = ["x = x[None]" if mode == "L" else "x = x.transpose(2, 0, 1).copy()"]
-    classes = held.get("classes") or []
-    named = bool(classes) and len(json.dumps(classes)) < 2_000
-    if named:
-        lines.append(f"classes = {classes}")
-    answer = answers(str(held.get("kind") or ""), named=named, picks=picks)
-    return "\n".join([*lines, *layout, run.format(file=file), *answer, ""])
+    if not pictures:
+        lines.append("x = x[None]" if mode == "L" else "x = x.transpose(2, 0, 1).copy()")
+    elif mode == "L":
+        lines.append("x = x[:, :, None]")
+    return lines
 
 
 def answers(kind: str, *, named: bool, picks: bool) -> list[str]:
@@ -98,6 +107,12 @@ def answers(kind: str, *, named: bool, picks: bool) -> list[str]:
         ]
     if not kind or kind.startswith("classify"):
         return ["label = outputs[0][0].argmax()", f"print({label}, outputs[0][0].max())"]
+    if kind.startswith("segment"):
+        return [
+            "labels = outputs[0][0].argmax(0)",
+            "for label in np.unique(labels):  # the share of each class in the image",
+            f"    print({label}, f'{{(labels == label).mean():.1%}}')",
+        ]
     return ["print([output.shape for output in outputs])"]
 
 
