@@ -92,12 +92,6 @@ class Want:
     at: str | None
     limits: tuple[Limit, ...]
 
-    @property
-    def weighs_files(self) -> bool:
-        """Whether the size of files matters."""
-        limited = any(limit.quantity == "bytes" for limit in self.limits)
-        return limited or self.objective in ("smallest", "front")
-
     @classmethod
     def of(cls, text: str) -> Want:
         """Read a goal from text. Raises LissomError if it cannot be read."""

@@ -29,8 +29,8 @@ def check_logits(task: Task, recipes: Sequence[Recipe]) -> None:
     kind = task.kind
     if not isinstance(kind, WithClasses) or kind.outputs is not None or task.loss is not None:
         return
-    learning = [step for recipe in recipes for step in recipe.steps if step.learning]
-    if not learning and kind.axis is not None:
+    learns = any(any(step.learning for step in recipe.steps) for recipe in recipes)
+    if not learns and kind.axis is not None:
         return
     with torch.no_grad():
         answers = network_answers(task.fresh(), task.data, spread(task.data.valid, TRIED))

@@ -20,8 +20,9 @@ from lissom.data.data import Data
 from lissom.language.recipe import Recipe
 from lissom.language.search_space import SearchSpace
 from lissom.language.want import Want
+from lissom.running.plan import targets_of
 from lissom.running.search.effort import Effort
-from lissom.running.search.found import Found
+from lissom.running.search.found import Found, few_bits_help
 from lissom.running.search.front import gain
 from lissom.running.search.goal import Goal
 from lissom.running.search.outcome import Outcome, Point
@@ -263,8 +264,8 @@ def test_what_learns_nothing_is_known_from_the_beginning(tmp_path: Path) -> None
     """To round alone is tried first: where time is short, it is better than nothing."""
     space = '{quantize(8), prune(0.2..0.8) | distill("kd", {20, 40}) | quantize(8)}'
     search, land = searched(tmp_path, WANT, "model", 0, 30, space=space)
-    best = search.goal.best(search.trained)
-    assert best is not None and best.recipe == "quantize(8)"
+    assert search.trained[0].recipe == "quantize(8)"
+    assert search.goal.best(search.trained) is not None
     assert land.calls.count("quantize(8)") == 1
 
 
@@ -322,19 +323,32 @@ def test_a_front_is_what_nothing_beats() -> None:
 @pytest.mark.parametrize("learns", [True, False])
 @pytest.mark.parametrize("labelled", [True, False])
 @pytest.mark.parametrize("few_bits", [True, False])
-def test_default_spaces_are_spaces(learns: bool, labelled: bool, few_bits: bool) -> None:
-    space = default_space(learns=learns, labelled=labelled, few_bits=few_bits)
+@pytest.mark.parametrize("samples", [500, 50_000])
+def test_default_spaces_are_spaces(
+    learns: bool, labelled: bool, few_bits: bool, samples: int
+) -> None:
+    space = default_space(learns=learns, labelled=labelled, few_bits=few_bits, samples=samples)
+    assert ("batch=32" in str(space)) == (learns and samples == 500)
     assert space.choices
     assert ("alpha=1" in str(space)) == (learns and not labelled)
     assert ("quantize(4" in str(space)) == few_bits
 
 
 @pytest.mark.parametrize(
-    ("want", "weighs"),
-    [("fastest", False), ("front", True), ("smallest", True), ("fastest, bytes <= 9", True)],
+    ("want", "targets", "help"),
+    [
+        ("fastest", "openvino", False),
+        ("front", "openvino", True),
+        ("smallest", "openvino,onnxruntime", True),
+        ("smallest", "onnxruntime,openvino", False),  # the first is made small
+        ("smallest@openvino", "onnxruntime,openvino", True),
+        ("fastest, bytes <= 9", "openvino", True),
+        ("fastest, bytes <= 9", "onnxruntime,openvino", False),  # the other file decides
+        ("fastest, bytes@openvino <= 9", "onnxruntime,openvino", True),
+    ],
 )
-def test_few_bits_are_searched_where_bytes_count(want: str, weighs: bool) -> None:
-    assert Want.of(want).weighs_files == weighs
+def test_few_bits_are_searched_where_bytes_count(want: str, targets: str, help: bool) -> None:
+    assert few_bits_help(Want.of(want), targets_of(targets)) == help
 
 
 def test_probes_say_nothing_of_metrics() -> None:
@@ -389,7 +403,11 @@ def test_a_search_of_real_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not psutil.Process().children(recursive=True)
 
 
-def test_a_network_that_misses_what_is_expected_of_it_is_not_searched(tmp_path: Path) -> None:
+def test_a_network_that_misses_what_is_expected_of_it_is_not_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lissom.running.search.search.PROBES", 2)
+    monkeypatch.setattr("lissom.bench.latency.ROUND_S", 0.005)
     task = Task.of("resnet8", Data.of("digits"))
     store = Store(tmp_path / "store")
 
@@ -400,7 +418,7 @@ def test_a_network_that_misses_what_is_expected_of_it_is_not_searched(tmp_path: 
             task,
             store,
             budget_s=600,
-            targets="torch",
+            targets="onnxruntime",
             trials=1,
             expect=expect,
         )

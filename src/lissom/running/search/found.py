@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,8 +100,7 @@ def search(
     store = store if isinstance(store, Store) else Store(store)
     want = want if isinstance(want, Want) else Want.of(want)
     wanted = targets_of(targets)
-    few_bits = want.weighs_files and any(target.packs() for target in wanted)
-    searched = space_for(space, task, few_bits)
+    searched = space_for(space, task, few_bits_help(want, wanted))
     check_run(task, store, [searched.example], bake=False, say=say)
     searching: Search | None = None
 
@@ -183,7 +182,20 @@ def space_for(space: str | SearchSpace | None, task: Task, few_bits: bool) -> Se
         learns=bool(len(task.data.train)),
         labelled=not task.data.unlabelled,
         few_bits=few_bits,
+        samples=len(task.data.train),
     )
+
+
+def few_bits_help(want: Want, targets: Sequence[Target]) -> bool:
+    """Return whether 4-bit weights make a file smaller that the objective or a limit weighs."""
+
+    def pack(at: str | None, count: int | None = None) -> bool:
+        """Return whether the first `count` targets of this name, or of all, pack few bits."""
+        named = [each for each in targets if at in (None, str(each), str(each).partition("(")[0])]
+        return bool(named) and all(each.packs() for each in named[:count])
+
+    limited = any(pack(limit.at) for limit in want.limits if limit.quantity == "bytes")
+    return limited or (want.objective in ("smallest", "front") and pack(want.at, 1))
 
 
 def finished(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -18,10 +17,9 @@ from .surrogate import LEAST_POINTS, Surrogate, below, encoded, improvement
 
 RANDOM = 400  # random candidates in each round
 NEAR = 100  # candidates near the best points
-BEGIN = 5  # first recipes for a front: chosen far apart, not by prediction
-BEGIN_WITH_ONE = 1  # with a single aim
-ANCHORS = 4  # assumed outcomes of recipes that cut nothing
-ANCHORED = 6  # they count until so many metrics are known
+BEGIN = 5  # first recipes: chosen far apart, not by prediction, unless outcomes are assumed
+ASSUMED = 4  # assumed outcomes of recipes that cut nothing
+ENOUGH = 6  # known metrics, from which on nothing is assumed
 EXPLORE = 5  # with a single aim, every fifth recipe is chosen far from all others
 APART = 0.02  # smallest distance of a point from points that were tried
 FAR = 0.3  # relative shortfall of a metric beyond which differences do not matter
@@ -34,8 +32,12 @@ class Proposer:
 
     The score of a point is the expected improvement, times the probability that all bounds are
     met, divided by the square root of the expected time. While no outcome meets the bounds, the
-    improvement is left out. For a Pareto front, it is the gain in the share of a box that is
-    dominated.
+    improvement is left out, or it is that over the uncompressed network. For a Pareto front, it is
+    the gain in the share of a box that is dominated.
+
+    At first, recipes whose amounts are all 0 are assumed to have the metrics of the uncompressed
+    network. So a search with a single aim does not have to find out that cutting less costs less of
+    the metric.
 
     Source: Jones et al. 1998, Efficient Global Optimization; Gardner et al. 2014, Bayesian
     Optimization with Inequality Constraints
@@ -52,18 +54,16 @@ class Proposer:
         self.goal = goal
         self.reference = reference  # values of the uncompressed network
         self.draw = draw
-        self.anchors = self.untouched()
+        self.assumed = self.uncut()
 
-    def untouched(self) -> list[Outcome]:
-        """Return outcomes that are expected of recipes whose amounts are all 0: the metrics of the
-        uncompressed network.
-        """
+    def uncut(self) -> list[Outcome]:
+        """Return the assumed outcomes of random recipes whose amounts are all 0."""
         nothing = {choice.name: choice.low for choice in self.space.choices if choice.amount}
-        points = [self.random_point() for _ in range(ANCHORS)]
+        points = [self.random_point() for _ in range(ASSUMED if nothing else 0)]
         return [
             Outcome(point | nothing, "", "", dict(self.reference), 0.0)
             for point in points
-            if nothing.keys() <= point.keys() and nothing
+            if nothing.keys() <= point.keys()
         ]
 
     def random_point(self) -> Point:
@@ -154,9 +154,10 @@ class Proposer:
         apart = np.abs(points[:, None] - known[None]).sum(2).min(1)
         effort = Effort(outcomes, self.space.choices)
         seconds = effort(points, [recipe for _, recipe in candidates])
-        if len(begun) < (BEGIN if len(self.goal.aims) > 1 else BEGIN_WITH_ONE):
+        one = len(self.goal.aims) == 1
+        if len(begun) < BEGIN and not (one and self.assumed):
             score = self.costs_kept(points, outcomes) * apart
-        elif len(self.goal.aims) == 1 and len(begun) % EXPLORE == 0:
+        elif one and len(begun) % EXPLORE == 0:
             score = self.hope(points, outcomes) * apart
         else:
             score = self._score(points, outcomes, trained) / seconds**THRIFT * (apart >= APART)
@@ -274,8 +275,8 @@ class Proposer:
     def expected(self, name: str, outcomes: Sequence[Outcome]) -> Surrogate:
         """Return the Gaussian process that predicts the loss of a value."""
         known = self.known(name, outcomes)
-        if self.is_metric(name) and len(known) < ANCHORED:
-            known = [*known, *self.anchors]
+        if self.is_metric(name) and len(known) < ENOUGH:
+            known = [*known, *self.assumed]
         return self._expected(known, lambda each: self.loss(name, each.values[name]))
 
     def _expected(
@@ -293,14 +294,11 @@ class Proposer:
             limit = self.loss(bound.name, bound.number)
             probable *= below(limit, *self.expected(bound.name, outcomes)(points))
         fitting = [each for each in trained if self.goal.meets(each)]
-        names = [name for name, _ in self.goal.aims]
-        if not fitting and self.anchors and len(names) == 1 and not self.is_metric(names[0]):
-            fitting = self.anchors[:1]
-            place = encoded(fitting[0].point, self.space.choices)[None]
-            mean, _ = self.expected(names[0], outcomes)(place)
-            fitting = [replace(fitting[0], values={names[0]: self.value(names[0], float(mean[0]))})]
+        if not fitting and len(self.goal.aims) == 1:
+            fitting = [self.believed(each.point, outcomes) for each in self.assumed[:1]]
         if not fitting:
             return probable
+        names = [name for name, _ in self.goal.aims]
         losses = np.array(
             [[self.loss(name, each.values[name]) for name in names] for each in fitting]
         )

@@ -29,6 +29,7 @@ PROBES = 8  # at the beginning
 PROBING = 0.15  # share of the budget for probes; two are made in any case
 NEAR = 0.1  # a bound may lie below the least cost so far by this share of that cost
 SAME = 50  # the search ends after this many known or refused recipes in a row
+FEW = 4_000  # training samples; batches of 128 would be too few updates an epoch
 FAILURES = 5  # the search fails after this many in a row if nothing was trained
 
 
@@ -310,17 +311,18 @@ class Search:
         return min(self.trained, key=missing, default=None)
 
 
-def default_space(*, learns: bool, labelled: bool, few_bits: bool) -> SearchSpace:
-    """Return the space for a trained network: with distillation if there are training data, and
-    with 4-bit weights if `few_bits`.
+def default_space(*, learns: bool, labelled: bool, few_bits: bool, samples: int) -> SearchSpace:
+    """Return the space for a trained network: with distillation if there are training data, in
+    smaller batches if these are few, and with 4-bit weights if `few_bits`.
     """
     rounded = '{quantize(8), quantize(4, rounding="learned")}' if few_bits else "quantize(8)"
     if not learns:
         return SearchSpace(f'{{{rounded}, prune(0..0.3, of="macs") | {rounded}}}')
+    batch = ", batch=32" if samples < FEW else ""
     alpha = "" if labelled else ", alpha=1"
     return SearchSpace(
         f'{{{rounded}, prune(0..0.85, of="macs", by={{l1, taylor}}) | '
-        f'distill("kd", {{2, 6}}, lr=0.01{alpha}) | {rounded}}}'
+        f'distill("kd", {{2, 6}}, lr=0.01{batch}{alpha}) | {rounded}}}'
     )
 
 
