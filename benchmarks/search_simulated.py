@@ -1,12 +1,12 @@
 """Compare ways to search on simulated networks, whose results are formulas and whose time is counted.
 
     python benchmarks/search_simulated.py --want front --budget 900 --seeds 7 [--space rates]
-    [--by model,whole,random,tpe,nsga2]
+    [--trials N] [--by model,whole,random,tpe,nsga2]
 
 `whole` is the model without early stops. The spaces are `plain`, where every training goes well,
-and `rates`, where most learning rates are bad. For a front, the number is the hypervolume, the share
-of a box that the recipes dominate; otherwise it is the value of the answer. Both are in
-tests/running/search/landscape.py.
+`default`, which lissom uses if none is given, and `rates`, where most learning rates are bad. For a
+front, the number is the hypervolume, the share of a box that the recipes dominate; otherwise it is
+the value of the answer. Both are in tests/running/search/landscape.py.
 """
 
 from __future__ import annotations
@@ -31,9 +31,14 @@ from landscape import (  # type: ignore[import-not-found]
 )
 
 from lissom.running.search.early import LEAST_KNOWN
-from lissom.running.search.search import Search
+from lissom.running.search.search import Search, default_space
 
-SPACES = {"plain": (SPACE, Landscape), "rates": (WITH_RATES, WithRates)}
+DEFAULT = default_space(learns=True, labelled=True, few_bits=False, samples=50_000)
+SPACES = {
+    "plain": (SPACE, Landscape),
+    "default": (str(DEFAULT), Landscape),
+    "rates": (WITH_RATES, WithRates),
+}
 
 
 def value(search: Search) -> float | None:
@@ -49,6 +54,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--want", default="front")
     options.add_argument("--budget", type=float, default=900, help="simulated seconds")
+    options.add_argument("--trials", type=int, help="recipes that are trained")
     options.add_argument("--seeds", type=int, default=7)
     options.add_argument("--space", choices=SPACES, default="rates")
     options.add_argument("--by", default="model,whole")
@@ -66,7 +72,14 @@ def main() -> None:
             ):
                 way = "model" if by == "whole" else by
                 search, land = searched(
-                    Path(folder), given.want, way, seed, given.budget, kind, space=space
+                    Path(folder),
+                    given.want,
+                    way,
+                    seed,
+                    given.budget,
+                    kind,
+                    space=space,
+                    trials=given.trials,
                 )
                 found = value(search)
             values += [] if found is None else [found]

@@ -49,8 +49,8 @@ def export_key(
     """Write a finished network as a file for one target; return its path, by default model.*.
 
     `with_code` also writes a script beside it that runs the file on an image, or on a tensor of
-    floats. The store keeps
-    OpenVINO's two files as one zip, which is unpacked unless `output` has another ending than .xml.
+    floats. The store keeps OpenVINO's two files as one zip, which is unpacked unless `output` has
+    another ending than .xml.
     """
     target = one_target(to)
     record = store.record(key)

@@ -127,9 +127,8 @@ class WithClasses(Kind):
     not exclude each other; their softmax, or sigmoid, is p again.
     """
 
-    axis: ClassVar[int | None] = (
-        1  # of the classes, over which probabilities sum to 1; None: no sum
-    )
+    # the axis of the classes, over which probabilities sum to 1; None if they do not
+    axis: ClassVar[int | None] = 1
 
     outputs: Literal["logits", "probabilities"] | None = arg(
         "what the network returns; None = logits, and learning from probabilities is refused",
