@@ -147,7 +147,7 @@ class Proposer:
         points = np.stack([encoded(point, self.space.choices) for point, _ in candidates])
         trained = [each for each in outcomes if each.finished]
         begun = [each for each in outcomes if not each.probe]
-        if not begun:
+        if not any(learned(Recipe(each.recipe)) for each in begun):
             middle = np.abs(points - 0.5).sum(1)
             return candidates[int((self.costs_kept(points, outcomes) / (1 + middle)).argmax())][0]
         known = np.stack([encoded(each.point, self.space.choices) for each in begun])
