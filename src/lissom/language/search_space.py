@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from ..errors import LissomError
@@ -27,7 +27,7 @@ class Choice:
     """One choice: one of `options`, by its index, or a number from `low` to `high`.
 
     The number is an integer if `whole`, a multiple of `step` above `low` if that is given, and
-    uniform on a logarithmic scale if `log`. If it is an `amount`, its lowest part leaves the step out.
+    uniform on a logarithmic scale if `log`.
     """
 
     name: str
@@ -37,7 +37,6 @@ class Choice:
     step: float | None = None
     whole: bool = False
     log: bool = False
-    amount: bool = False
 
     @property
     def numbers(self) -> list[float]:
@@ -237,10 +236,8 @@ class Picking:
         if numbers is None:
             return node
         choice = ranged(self.named(node, name), numbers, whole=whole, log=inner is not None)
-        if choice.low == above:  # as in prune(0..0.8)
-            choice = replace(choice, amount=True)
         number = choice.number(self.choose(choice))
-        if choice.amount:
+        if choice.low == above:  # as in prune(0..0.8)
             self.left_out = number <= choice.low + NOTHING * (choice.high - choice.low)
         return ast.Constant(number)
 

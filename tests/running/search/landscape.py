@@ -33,6 +33,7 @@ class Landscape:
     def __init__(self, root: Path, seed: int = 0, noise: float = 0.003) -> None:
         self.seconds = 0.0
         self.draw = np.random.default_rng(seed)
+        self.curves = np.random.default_rng([seed, 1])
         self.noise = noise
         self.run = SimpleNamespace(
             task=SimpleNamespace(metric_names=("top1",)), store=SimpleNamespace(root=root)
@@ -90,7 +91,7 @@ class Landscape:
         epochs = int((re.search(r'"kd", (\d+)', learned) or [0, 0])[1])
         if rung is None or epochs < 3:
             return whole
-        rise = 0.01 + 0.5 * (0.95 - whole.values["top1"]) + float(self.draw.normal(0, self.noise))
+        rise = 0.01 + 0.5 * (0.95 - whole.values["top1"]) + float(self.curves.normal(0, self.noise))
         midway = whole.values["top1"] - rise
         if stored or midway >= rung.height():
             return replace(whole, midway=midway)

@@ -17,9 +17,7 @@ from .surrogate import LEAST_POINTS, Surrogate, below, encoded, improvement
 
 RANDOM = 400  # random candidates in each round
 NEAR = 100  # candidates near the best points
-BEGIN = 5  # first recipes: chosen far apart, not by prediction, unless outcomes are assumed
-ASSUMED = 4  # assumed outcomes of recipes that cut nothing
-ENOUGH = 6  # known metrics, from which on nothing is assumed
+BEGIN = 5  # first recipes: chosen far apart, not by prediction
 EXPLORE = 5  # with a single aim, every fifth recipe is chosen far from all others
 APART = 0.02  # smallest distance of a point from points that were tried
 FAR = 0.3  # relative shortfall of a metric beyond which differences do not matter
@@ -32,12 +30,8 @@ class Proposer:
 
     The score of a point is the expected improvement, times the probability that all bounds are
     met, divided by the square root of the expected time. While no outcome meets the bounds, the
-    improvement is left out, or it is that over the uncompressed network. For a Pareto front, it is
-    the gain in the share of a box that is dominated.
-
-    At first, recipes whose amounts are all 0 are assumed to have the metrics of the uncompressed
-    network. So a search with a single aim does not have to find out that cutting less costs less of
-    the metric.
+    improvement is left out. For a Pareto front, it is the gain in the share of a box that is
+    dominated.
 
     Source: Jones et al. 1998, Efficient Global Optimization; Gardner et al. 2014, Bayesian
     Optimization with Inequality Constraints
@@ -54,17 +48,6 @@ class Proposer:
         self.goal = goal
         self.reference = reference  # values of the uncompressed network
         self.draw = draw
-        self.assumed = self.uncut()
-
-    def uncut(self) -> list[Outcome]:
-        """Return the assumed outcomes of random recipes whose amounts are all 0."""
-        nothing = {choice.name: choice.low for choice in self.space.choices if choice.amount}
-        points = [self.random_point() for _ in range(ASSUMED if nothing else 0)]
-        return [
-            Outcome(point | nothing, "", "", dict(self.reference), 0.0)
-            for point in points
-            if nothing.keys() <= point.keys()
-        ]
 
     def random_point(self) -> Point:
         """Return a random point of the space. Raises LissomError if 100 draws are all invalid."""
@@ -147,17 +130,15 @@ class Proposer:
         points = np.stack([encoded(point, self.space.choices) for point, _ in candidates])
         trained = [each for each in outcomes if each.finished]
         begun = [each for each in outcomes if not each.probe]
-        if not any(learned(Recipe(each.recipe)) for each in begun):
-            middle = np.abs(points - 0.5).sum(1)
-            return candidates[int((self.costs_kept(points, outcomes) / (1 + middle)).argmax())][0]
+        if not begun:
+            return candidates[int(self.costs_kept(points, outcomes).argmax())][0]
         known = np.stack([encoded(each.point, self.space.choices) for each in begun])
         apart = np.abs(points[:, None] - known[None]).sum(2).min(1)
         effort = Effort(outcomes, self.space.choices)
         seconds = effort(points, [recipe for _, recipe in candidates])
-        one = len(self.goal.aims) == 1
-        if len(begun) < BEGIN and not (one and self.assumed):
+        if len(begun) < BEGIN:
             score = self.costs_kept(points, outcomes) * apart
-        elif one and len(begun) % EXPLORE == 0:
+        elif len(self.goal.aims) == 1 and len(begun) % EXPLORE == 0:
             score = self.hope(points, outcomes) * apart
         else:
             score = self._score(points, outcomes, trained) / seconds**THRIFT * (apart >= APART)
@@ -274,10 +255,9 @@ class Proposer:
 
     def expected(self, name: str, outcomes: Sequence[Outcome]) -> Surrogate:
         """Return the Gaussian process that predicts the loss of a value."""
-        known = self.known(name, outcomes)
-        if self.is_metric(name) and len(known) < ENOUGH:
-            known = [*known, *self.assumed]
-        return self._expected(known, lambda each: self.loss(name, each.values[name]))
+        return self._expected(
+            self.known(name, outcomes), lambda each: self.loss(name, each.values[name])
+        )
 
     def _expected(
         self, outcomes: Sequence[Outcome], value: Callable[[Outcome], float]
@@ -294,8 +274,6 @@ class Proposer:
             limit = self.loss(bound.name, bound.number)
             probable *= below(limit, *self.expected(bound.name, outcomes)(points))
         fitting = [each for each in trained if self.goal.meets(each)]
-        if not fitting and len(self.goal.aims) == 1:
-            fitting = [self.believed(each.point, outcomes) for each in self.assumed[:1]]
         if not fitting:
             return probable
         names = [name for name, _ in self.goal.aims]

@@ -20,7 +20,7 @@ def encoded(point: Point, choices: Sequence[Choice]) -> np.ndarray:
     code for each other set.
 
     Numbers of a set are ranked: {2, 5, 10} are 0, 0.5 and 1. A choice inside an option that was not
-    taken is 0.5, or 0 if it is an amount, since without its step nothing is cut.
+    taken is 0.5.
     """
     numbers = list[float]()
     for choice in choices:
@@ -28,7 +28,7 @@ def encoded(point: Point, choices: Sequence[Choice]) -> np.ndarray:
         if choice.options and not choice.numbers:
             numbers += [float(place == value) for place in range(len(choice.options))]
         elif value is None:
-            numbers.append(0.0 if choice.amount else 0.5)
+            numbers.append(0.5)
         elif choice.options:
             ranks = sorted(choice.numbers)
             numbers.append(ranks.index(choice.numbers[int(value)]) / max(len(ranks) - 1, 1))
