@@ -7,41 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from bright import net, trained
 from torch import Tensor, nn
 
-from lissom.data.data import Data
-from lissom.data.split import Images
 from lissom.language.training import Progress, TrainSettings
 from lissom.learning.checkpoint import Checkpoints
-from lissom.learning.fit import fit
 from lissom.learning.rung import Rung, Stopped, midway_in
 
-CPU = torch.device("cpu")
 EPOCHS = 7
-
-
-def data() -> Data:
-    draw = torch.Generator().manual_seed(0)
-    labels = torch.randint(0, 3, (60,), generator=draw)
-    noise = torch.randint(0, 60, (60, 3, 8, 8), generator=draw)
-    split = Images((noise + 90 * labels.view(-1, 1, 1, 1)).byte(), labels)
-    mean, deviation = (0.5,) * 3, (0.25,) * 3
-    return Data(
-        "bright", split, split, split, ("a", "b", "c"), 3, (8, 8), mean, deviation, True, "x"
-    )
-
-
-def net() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Dropout(0.2),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(8, 3),
-    )
 
 
 def judge(model: nn.Module) -> float:
@@ -56,12 +29,9 @@ def learned(
     """The values, the rows and the progress of a network that has learned."""
     model = net()
     seen: list[Progress] = []
-    rows = fit(
+    rows = trained(
         model,
-        data(),
         TrainSettings(EPOCHS, batch=16, **settings),
-        seed=0,
-        device=CPU,
         watch=seen.append,
         checkpoints=None if folder is None else Checkpoints(folder, 1e9),
         judge=judge,
@@ -110,13 +80,6 @@ def test_two_epochs_are_too_few_to_be_judged() -> None:
 
 
 def test_a_network_without_a_metric_is_not_stopped() -> None:
-    rows = fit(
-        net(),
-        data(),
-        TrainSettings(3, batch=16),
-        seed=0,
-        device=CPU,
-        judge=lambda _: None,
-        rung=Rung(1.0),
-    )
+    settings = TrainSettings(3, batch=16)
+    rows = trained(net(), settings, judge=lambda _: None, rung=Rung(1.0))
     assert len(rows) == 3 and midway_in(rows) is None

@@ -87,7 +87,7 @@ def search(
     """Search a space of recipes for networks that meet `want`, and measure the best ones.
 
     The default space is for trained networks. The search stops after `budget_s` seconds or `trials`
-    trained recipes; called again, it continues. Choices use validation data; only the chosen
+    recipes that began to train; called again, it continues. Choices use validation data; only the chosen
     networks see the test set. `by` is model (Gaussian processes), random, tpe or nsga2. `storage`
     is a file, or the URL of a database that several searches share. `workers` and `worker_threads`
     are those of `lissom.run`: several recipes then run in parallel, each proposed as if the pending

@@ -201,17 +201,16 @@ class Search:
         misses = self.goal.misses(outcome)
         now = self.goal.best(self.trained)
         verdict = "; ".join(misses) if misses else ("the best so far" if now != best else "fits")
-        word = (
-            "probe" if outcome.probe else "stopped" if outcome.stopped else f"{len(self.trained)}"
+        aims = ", ".join(
+            f"{name} {amount_text(name, outcome.values[name])}" for name, _ in self.goal.aims
         )
-        said = (
-            f"{self.early.metric} {outcome.midway:.4g} after a third of the epochs is too low"
-            if outcome.stopped
-            else ", ".join(
-                f"{name} {amount_text(name, outcome.values[name])}" for name, _ in self.goal.aims
+        word = "probe" if outcome.probe else f"{len(self.trained)}"
+        said = f"{aims}; {verdict}"
+        if outcome.stopped:  # its values are predictions
+            word = "stopped"
+            said = (
+                f"{self.early.metric} {outcome.midway:.4g} after a third of the epochs is too low"
             )
-            + f"; {verdict}"
-        )
         self.say(f"[{word}, {spoken(max(self.left_s(), 0))} left]  {outcome.recipe}: {said}")
 
     def probe(self) -> None:
