@@ -86,7 +86,7 @@ def seconds(words: list[str], folder: Path) -> tuple[float, float]:
     """Run a command and return its wall-clock seconds and its processor seconds."""
     start, before = time.perf_counter(), os.times()
     done = subprocess.run(
-        [sys.executable, "-m", "lissom.cli", *words], cwd=folder, capture_output=True, text=True
+        [sys.executable, "-m", "lissom", *words], cwd=folder, capture_output=True, text=True
     )
     after = os.times()
     if done.returncode:

@@ -63,7 +63,7 @@ def measured(workers: str, epochs: int) -> dict[str, float]:
         before = psutil.cpu_times()
         start = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, "-m", "lissom.cli", *words],
+            [sys.executable, "-m", "lissom", *words],
             env=surroundings(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -217,7 +217,7 @@ def contents(place: Path) -> set[str]:
 
 def lissom(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "lissom.cli", *words], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "lissom", *words], capture_output=True, text=True, timeout=60
     )
 
 

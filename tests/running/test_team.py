@@ -50,7 +50,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def words(recipe: str, *more: str) -> list[str]:
     network = ("--model", "net.py:Net", "--data", "digits", "--size", "8", "--channels", "1")
-    return ["-m", "lissom.cli", "run", recipe, *network, *more]
+    return ["-m", "lissom", "run", recipe, *network, *more]
 
 
 def others(place: Path) -> list[psutil.Process]:
@@ -96,7 +96,7 @@ def test_two_processes_run_a_recipe(place: Path) -> None:
 
 def test_torchrun_starts_them_too(place: Path) -> None:
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
-    done = run(*torchrun, "--no-python", sys.executable, *words("train(1)"))
+    done = run(*torchrun, *words("train(1)"))
     assert done.returncode == 0, done.stderr
     (record,) = records(place / ".lissom")
     assert str(record["learned_on"]).endswith(", 2 processes")

@@ -66,7 +66,7 @@ def test_the_steps_of_the_demo_write_into_the_store_alone(
     ):
         for _ in range(5):  # on a busy machine it may be measured that nothing becomes faster
             done = subprocess.run(
-                without_network([sys.executable, "-m", "lissom.cli", *words, "--store", "s"]),
+                without_network([sys.executable, "-m", "lissom", *words, "--store", "s"]),
                 cwd=home,
                 env=variables,
                 capture_output=True,

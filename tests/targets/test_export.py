@@ -229,6 +229,39 @@ def test_a_float_file_counts_nothing_as_fused(runtime: str, file: Any) -> None:
     assert found is not None and found.done == 0 and found.total >= 10
 
 
+class Spotter(nn.Module):
+    """A convolution over a series, a recurrent layer and a linear one."""
+
+    def __init__(self, recurrent: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.stem = nn.Conv1d(6, 8, 3, padding=1)
+        self.states = recurrent(8, 12, batch_first=True)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, series: torch.Tensor) -> torch.Tensor:
+        states, _ = self.states(torch.relu(self.stem(series)).transpose(1, 2))
+        return self.head(states[:, -1])
+
+
+@pytest.mark.parametrize("recurrent", [nn.GRU, nn.LSTM])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_recurrent_layer_counts_as_one_that_is_not_in_integers(
+    recurrent: type[nn.RNNBase], runtime: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    series = torch.randn(64, 6, 20)
+    net = Spotter(recurrent).eval()
+    small, _ = lissom.apply("quantize(8)", net, series[:1], series, notes=True)
+    where = target(runtime)
+    where.export(small, tmp_path / "m.onnx", (6, 20), {})
+    fused = where.fused(tmp_path / "m.onnx")
+    assert fused is not None and fused.total == 3
+    reasons = [name.partition(" (")[2] for name in fused.rest]
+    assert "recurrent layers stay float)" in reasons
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    assert [value.name for value in graph.input] == ["inputs"]
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_export_leaves_the_network_as_it_was(name: str, tmp_path: Path) -> None:
     where = target(name)

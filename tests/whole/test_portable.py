@@ -74,7 +74,7 @@ def photos(tmp_path: Path) -> Path:
 
 def lissom_in(words: list[str], variables: dict[str, str], cwd: Path) -> Any:
     done = subprocess.run(
-        hidden([sys.executable, "-m", "lissom.cli", *words]),
+        hidden([sys.executable, "-m", "lissom", *words]),
         env=variables,
         cwd=cwd,
         capture_output=True,

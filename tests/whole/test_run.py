@@ -47,7 +47,7 @@ def command(images: Path, store: Path, recipe: str, *more: str) -> list[str]:
     return [
         sys.executable,
         "-m",
-        "lissom.cli",
+        "lissom",
         "run",
         recipe,
         "--data",
@@ -253,7 +253,7 @@ def test_what_a_run_needs_is_not_pruned_beside_it(images: Path, tmp_path: Path) 
                 [
                     sys.executable,
                     "-m",
-                    "lissom.cli",
+                    "lissom",
                     "store",
                     "--prune",
                     "--yes",

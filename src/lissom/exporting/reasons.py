@@ -12,10 +12,12 @@ FLOAT_INPUTS = "it reads floats"
 FLOAT_OUTPUT = "its output is not rounded"
 SEVERAL_GRIDS = "its output is rounded to several grids"
 OTHERS = "others read its output before it is rounded"
+LEFT_FLOAT = "recurrent layers stay float"
 NO_KERNEL = "ONNX Runtime has no transposed convolution in integers"
 GROUPS = "OpenVINO computes transposed convolutions with groups in float"
 ZERO_POINT = "OpenVINO computes transposed convolutions of inputs with a zero point in float"
 
+RECURRENT = {"GRU", "LSTM", "RNN"}
 MOVES = {
     "Flatten",
     "MaxPool",
@@ -57,6 +59,8 @@ def in_onnx(
         )
         return unpacked or name in constants
 
+    if node.op_type in RECURRENT:
+        return LEFT_FLOAT
     read = [name for name in node.input[:2] if not is_weight(name)]
     sources = [source(name) for name in read]
     if any(origin is None or origin.op_type != "DequantizeLinear" for origin in sources):
@@ -75,13 +79,15 @@ def in_onnx(
 
 
 def in_openvino(model: Any) -> dict[str, str | None]:
-    """Return why OpenVINO would leave a convolution or matrix product of a model in float, by name;
-    None if no reason is known.
+    """Return why OpenVINO would leave a convolution, matrix product or recurrent layer of a model in
+    float, by name; None if no reason is known.
 
     Each operation has two names: its own, and that of its sum with the bias.
     """
     reasons = dict[str, str | None]()
     for node in model.get_ops():
+        if node.get_type_name().removesuffix("Sequence").removesuffix("Cell") in RECURRENT:
+            reasons[node.get_friendly_name()] = LEFT_FLOAT
         if node.get_type_name() in PRODUCTS:
             reason = why_transposed(node) if holds_integers(node) else FLOAT_WEIGHTS
             name = node.get_friendly_name()

@@ -25,6 +25,7 @@ from ..trees import (
     tensors_in,
 )
 
+IMAGES_DIM = 4  # (batch channels height width)
 EXAMPLE = "where it takes integers or several inputs, give some as `example`"
 
 
@@ -129,11 +130,11 @@ def starred(model: nn.Module) -> bool:
 
 
 def input_names(model: nn.Module, inputs: Tree) -> list[str]:
-    """Return names for the tensors of a tree of inputs: "images" for a single tensor, else the
-    names of the arguments.
+    """Return names for the tensors of a tree of inputs: "images" or "inputs" for a single tensor,
+    else the names of the arguments.
     """
     if isinstance(inputs, Tensor):
-        return ["images"]
+        return ["images" if inputs.dim() == IMAGES_DIM else "inputs"]
     model = user_network(model)
     arguments = [
         name

@@ -77,7 +77,7 @@ class Progress:
     total: int
     loss: float
     top1: float | None
-    images_per_s: float
+    samples_per_s: float
     seconds_per_step: float
 
 

@@ -60,9 +60,9 @@ class Live:
             self.bars.reset(self.bar, total=None, description="", facts="", visible=True)
 
     def watch(self, now: Progress) -> None:
-        """Show the progress of training: epoch, loss, accuracy, images per second and time left."""
+        """Show the progress of training: epoch, loss, accuracy, samples per second and time left."""
         top1 = "" if now.top1 is None else f"  top-1 {now.top1:.3f}"
-        facts = f"loss {now.loss:.3f}{top1}  {now.images_per_s:,.0f} img/s"
+        facts = f"loss {now.loss:.3f}{top1}  {now.samples_per_s:,.0f} samples/s"
         if self.bar is not None:
             self.bars.update(
                 self.bar,

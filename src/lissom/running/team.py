@@ -127,7 +127,7 @@ class Team:
             with (self.place / f"{rank}.log").open("wb") as log:
                 self.others.append(
                     subprocess.Popen(
-                        command("lissom.cli", *self.words),
+                        command("lissom", *self.words),
                         env=surroundings(**shared, **{RANK: str(rank)}),
                         stdin=subprocess.PIPE,  # closes when this process ends, however it ends
                         stdout=subprocess.DEVNULL,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from ..errors import LissomError
 from ..exporting.onnx import container
 from ..exporting.onnx.names import layers_in
+from ..exporting.reasons import RECURRENT
 from ..importing.packed import ENDING, is_packed, read
 from ..language.method import arg
 from ..language.target import WARM, Fused, Images, Run, Target, middle, one_or_all
@@ -43,6 +44,7 @@ FLOAT = {
     "Add",
     "NhwcFusedConv",
     "ConvTranspose",
+    *RECURRENT,
 }
 PROVIDERS = {
     "cpu": ("CPUExecutionProvider",),

@@ -26,6 +26,8 @@ LAYERS = {
     "MatMul",
     "Deconvolution",
     "GroupConvolution",
+    "RNNCell",
+    "RNNSeq",
 }
 
 

@@ -118,7 +118,7 @@ def test_a_cluster_makes_what_one_process_makes_though_a_node_dies(
     words = ["run", GRID, "--model", "resnet8", "--size", "8", "--store", str(tmp_path), "--json"]
     words += ["--workers", "ray", "--worker-threads", str(torch.get_num_threads())]
     done = subprocess.run(
-        [sys.executable, "-m", "lissom.cli", *words],
+        [sys.executable, "-m", "lissom", *words],
         env=surroundings(),
         capture_output=True,
         text=True,
@@ -143,7 +143,7 @@ def test_code_of_the_current_folder_travels(
     words = ["run", "train(1, batch=64) | prune(0.5, multiple=4)", "--model", "net.py:make"]
     words += ["--size", "8", "--workers", address]
     done = subprocess.run(
-        [sys.executable, "-m", "lissom.cli", *words],
+        [sys.executable, "-m", "lissom", *words],
         cwd=tmp_path,
         env=surroundings(),
         capture_output=True,

@@ -160,7 +160,7 @@ def started(store: Path, log: Path) -> subprocess.Popen[bytes]:
     words += ["--workers", "2", "--checkpoint", "0.00001"]
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "lissom.cli", *words],
+            [sys.executable, "-m", "lissom", *words],
             env=surroundings(),
             stdout=file,
             stderr=file,

@@ -1,0 +1,5 @@
+"""`python -m lissom` is the command `lissom`, and so is `torchrun -m lissom`."""
+
+from .cli.main import main
+
+main()
