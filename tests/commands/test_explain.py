@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from lissom.cli.main import main
 from lissom.commands.explain import Explained
 from lissom.report.explanation import best_tried, concluded
 from lissom.report.page import unpacked
+from lissom.running.entries import task_of_entry
 from lissom.running.measure import exported
 from lissom.running.plan import one_target
+from lissom.store.manifest import seal
 from lissom.store.store import Store
 from lissom.surgery.quantization.noise import layers_of
 
@@ -224,12 +227,6 @@ def test_the_words_on_the_command_line(
     words = [
         "explain",
         three["key"][:6],
-        "--data",
-        "digits",
-        "--size",
-        "16",
-        "--model",
-        "resnet8",
         "--store",
         str(store.root),
         "--images",
@@ -254,3 +251,37 @@ def test_the_words_on_the_command_line(
         main(["report", three["key"], "--store", str(store.root), "-o", str(tmp_path / "r.html")])
     page = (tmp_path / "r.html").read_text()
     assert "Most of it enters at" in unpacked(page.split('id="data">')[1].split("</script>")[0])
+
+
+@pytest.mark.parametrize(
+    ("origin", "signed", "message"),
+    [
+        ({"data": {"name": "data.py:make"}, "kind": None}, True, "data.py:make, code"),
+        ({"data": {"name": "digits"}, "kind": "own.py:Kind"}, True, "own.py:Kind, code"),
+        ({"data": {"name": "digits"}, "kind": None}, False, "nothing shows that your"),
+        ({"data": []}, False, "nothing shows that your"),
+    ],
+)
+def test_the_task_of_an_entry_is_taken_only_from_what_is_signed(
+    origin: dict[str, Any],
+    signed: bool,
+    message: str,
+    runs: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Data and kinds of task may be code, and the path of that code is not signed."""
+    _, store, (eight, _) = runs
+    monkeypatch.chdir(tmp_path)
+    for name in ("data.py", "own.py"):
+        (tmp_path / name).write_text("raise SystemExit('imported')")
+    copied = Store(tmp_path / "store")
+    folder = copied.folder(eight["key"])
+    shutil.copytree(store.folder(eight["key"]), folder)
+    record = json.loads((folder / "record.json").read_text())
+    record["task"]["origin"] = {"model": "resnet8", **origin}
+    (folder / "record.json").write_text(json.dumps(record))
+    if signed:
+        seal(folder, eight["key"])
+    with pytest.raises(LissomError, match=message):
+        task_of_entry(eight["key"], copied)

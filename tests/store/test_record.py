@@ -68,6 +68,7 @@ RECORD: dict[str, Any] = {
         "valid": 3,
         "test": 4,
         "spec": {},
+        "origin": {"model": "resnet8", "data": {"name": "digits"}},
         "preprocessing": {"preprocess": "scale(1)", "mean": [0.5], "std": [0.2]},
         "notes": [],
     },

@@ -17,6 +17,7 @@ from .counts import size_of
 from .options import Channels, Size, wait_asleep
 
 if TYPE_CHECKING:
+    from ..store.store import Store
     from ..tasks.task import Task
 
 
@@ -150,6 +151,14 @@ class Brought:
                 classes=self.classes,
             )
         return Task.of(self.model, data, weights=weights, arguments=arguments, kind=self.kind)
+
+    def load_for(self, key: str, store: Store) -> Task:
+        """Load the task that the options name, or without any, the one of an entry of the store."""
+        from ..running.entries import task_of_entry
+
+        given = any(getattr(self, option.name) != option.default for option in fields(self))
+        task = None if given or not key else task_of_entry(key, store)
+        return task or self.load()
 
     def refuse_beside(self, what: str, names: Collection[str]) -> None:
         """Raise LissomError if an option in `names` is given, which has no effect with `what`."""

@@ -228,7 +228,7 @@ def inspect(
         one_target(on)
     kept = Store(store)
     found = kept.find(key) if key else ""
-    task = brought.load()
+    task = brought.load_for(found, kept)
     if sensitivity:
         from ..learning.brought import check_stated
         from ..learning.examine import examine
@@ -271,7 +271,8 @@ def explain(
 ) -> None:
     """Show where quantization loses accuracy.
 
-    By stage, by layer and in every file; --try tests possible remedies.
+    By stage, by layer and in every file; --try tests possible remedies. Without options for the
+    network and the data, they are those that the entry was made for.
     """
     from ..running.plan import targets_of
     from ..store.store import Store
@@ -279,7 +280,7 @@ def explain(
     wanted = targets_of(to)
     kept = Store(store)
     found = kept.find(key)
-    task = brought.load()
+    task = brought.load_for(found, kept)
     from ..commands.explain import Explained
     from ..learning.brought import check_stated
     from ..learning.examine import examine

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from torch import nn
 
+from ..data.source import is_own_data
 from ..errors import LissomError, listed
 from ..store.snapshot import read_structure, restore
 from ..store.store import Store
 from ..tasks.builders import arguments, chosen_arguments, code_named
 from ..tasks.code import called
+from ..tasks.kinds import is_own_kind
 from ..tasks.networks import factory_of
-from ..tasks.task import own_task
+from ..tasks.task import Task, own_task
 
 
 def load_key(key: str, store: Store, given: str | None = None) -> nn.Module:
@@ -37,6 +40,38 @@ def build_from_entry(key: str, store: Store, given: str | None = None) -> nn.Mod
     )
     plain = code is None and not chosen_arguments(build)
     return build_from(build, str(folder), given, trusted=plain or store.own(key), cure=cure)
+
+
+def task_of_entry(key: str, store: Store) -> Task | None:
+    """Return the task that an entry was made for; None if Python code made it, or an earlier lissom
+    that did not say.
+
+    Raises LissomError if this user's lissom did not write the entry, if its data or kind of task are
+    the user's code, whose path is not signed, and if data are no longer where they were.
+    """
+    origin = store.record(key)["task"]["origin"]
+    if not origin:
+        return None
+    if not store.own(key):
+        raise LissomError(
+            f"store: {key} says which network and data it was made for, but nothing shows that your "
+            "lissom wrote it; name them (--model, --data), or, if it is yours, sign all that is in "
+            f"that store: lissom store --trust --store {store.root}"
+        )
+    code = texts_of_code(origin)
+    if code:
+        raise LissomError(
+            f"store: {key} was made for {listed(code)}, code that is imported only if you name it: "
+            "give --model, --data and --kind as for lissom run"
+        )
+    return Task.from_origin(origin)
+
+
+def texts_of_code(origin: Mapping[str, Any]) -> list[str]:
+    """Return the own data and the own kind of task that an origin names."""
+    data = str(origin["data"]["name"]) if "data" in origin else ""
+    kind = str(origin.get("kind") or "")
+    return [*([data] if is_own_data(data) else []), *([kind] if is_own_kind(kind) else [])]
 
 
 def build_from(

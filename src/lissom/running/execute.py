@@ -252,6 +252,7 @@ class Run:
                 valid=len(data.valid),
                 test=len(data.test),
                 spec=task.spec,
+                origin=task.origin,
                 preprocessing=data.preprocessing(),
                 notes=[*data.notes, *task.notes()],
             ),

@@ -132,7 +132,9 @@ class Network:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSummary:
-    """The task that a network was made for; `spec` says how to build the network again."""
+    """The task that a network was made for. `spec` says how to build the network again, and `origin`
+    how to make the whole task again (`Task.from_origin`); it is empty if Python code made it.
+    """
 
     model: Annotated[str, text]
     data: Annotated[str, text]
@@ -146,6 +148,7 @@ class TaskSummary:
     valid: Count
     test: Count
     spec: Annotated[dict[str, Any], mapping(anything), dict]
+    origin: Annotated[dict[str, Any], mapping(anything), dict]
     preprocessing: Annotated[dict[str, Any], SHOWN, dict]
     notes: Texts
 
