@@ -41,6 +41,12 @@ class Menu:
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(module.name for module in iter_modules(self.package.__path__)))
 
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is a method of this name; the folder is read only if it was not used
+        before.
+        """
+        return name in self.imported or name in list(self)
+
     def __getitem__(self, name: str) -> type[Any]:
         """Return the class in `<folder>/<name>.py` with the name of the file, capitalised.
 
@@ -48,7 +54,7 @@ class Menu:
         """
         if name in self.imported:
             return self.imported[name]
-        if name not in list(self):
+        if name not in self:
             raise unknown("menu", self.word, name, self)
         module = import_module(f"lissom.{self.folder}.{name}")
         wanted = name.replace("_", "").lower()

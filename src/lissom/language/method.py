@@ -292,7 +292,7 @@ def methods_in(node: ast.expr, menu: Menu, where: str) -> Iterator[Method]:
             f"{where}: expected a {menu.word}, as in {next(iter(menu))}(...), got "
             f"'{ast.unparse(node)}'"
         )
-    if name not in menu.imported and name not in list(menu):
+    if name not in menu:
         raise unknown(where, menu.word, name, menu)
     method = menu[name]
     for values in _settings(call, method):

@@ -82,7 +82,7 @@ class SearchSpace:
                 "quantize(8)"
             )
         self.tree = parsed(text, "recipe")
-        self.names: dict[ast.expr, str] = {}  # names of choices, by their set or range
+        self.met: dict[ast.expr, Choice] = {}  # by the set or range in the tree
         self.choices = tuple(self._explored().values())
         self.example = self._some_recipe()
 
@@ -98,7 +98,7 @@ class SearchSpace:
                 found.setdefault(choice.name, choice)
                 return place if choice.name == name else choice.low
 
-            Picking(choose, self.names).expression(self.tree)
+            Picking(choose, self.met).expression(self.tree)
 
         look()
         looked = set[str]()
@@ -128,7 +128,7 @@ class SearchSpace:
 
     def recipe(self, choose: Choose) -> Recipe:
         """Return the recipe of the choices. Raises LissomError if its steps cannot be combined."""
-        tree = Picking(choose, self.names).expression(self.tree)
+        tree = Picking(choose, self.met).expression(self.tree)
         recipe = Recipe(ast.unparse(tree)) if tree is not None else Recipe(())
         recipe.check()
         return recipe
@@ -160,21 +160,19 @@ class SearchSpace:
 class Picking:
     """A walk through the tree of a space that makes every choice and gives the tree of a recipe.
 
-    `names` has the names of the sets and ranges met so far, in this walk or earlier ones.
+    `met` has the choices from all sets and ranges met so far, in this walk or earlier ones.
     """
 
-    def __init__(self, choose: Choose, names: dict[ast.expr, str]) -> None:
+    def __init__(self, choose: Choose, met: dict[ast.expr, Choice]) -> None:
         self.choose = choose
-        self.names = names
+        self.met = met
         self.step = 0
         self.left_out = False  # whether the amount of the current step is too small to keep it
 
-    def named(self, node: ast.expr, name: str) -> str:
-        """Return the name of the choice from a set or range; equal names are numbered from 2."""
-        if node not in self.names:
-            count = sum(each.partition(" #")[0] == name for each in self.names.values())
-            self.names[node] = f"{name} #{count + 1}" if count else name
-        return self.names[node]
+    def named(self, name: str) -> str:
+        """Return the name of a choice that is met first; equal names are numbered from 2."""
+        count = sum(each.name.partition(" #")[0] == name for each in self.met.values())
+        return f"{name} #{count + 1}" if count else name
 
     def expression(self, node: ast.expr) -> ast.expr | None:
         """Return the tree of the steps with everything chosen; None if no step is left."""
@@ -198,7 +196,7 @@ class Picking:
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
             return node
         known = menu(folder)
-        if node.func.id not in list(known):
+        if node.func.id not in known:
             return node  # unknown: reading the recipe will raise the error
         method = known[node.func.id]
         fields = ordered(method)
@@ -231,21 +229,31 @@ class Picking:
         """
         if isinstance(node, ast.Set):
             return self.one_of(node, name)
-        inner = logarithm_of(node)
-        numbers = span_in(inner or node)
-        if numbers is None:
+        choice = self.ranged(node, name, whole=whole)
+        if choice is None:
             return node
-        choice = ranged(self.named(node, name), numbers, whole=whole, log=inner is not None)
         number = choice.number(self.choose(choice))
         if choice.low == above:  # as in prune(0..0.8)
             self.left_out = number <= choice.low + NOTHING * (choice.high - choice.low)
         return ast.Constant(number)
 
+    def ranged(self, node: ast.expr, name: str, *, whole: bool) -> Choice | None:
+        """Return the choice from a range; None if the node is none."""
+        if node not in self.met:
+            inner = logarithm_of(node)
+            numbers = span_in(inner or node)
+            if numbers is None:
+                return None
+            log = inner is not None
+            self.met[node] = choice_from(self.named(name), numbers, whole=whole, log=log)
+        return self.met[node]
+
     def one_of(self, node: ast.Set, name: str) -> ast.expr:
         """Return the chosen item of a set."""
-        texts = tuple(written_range(ast.unparse(item)) for item in node.elts)
-        choice = Choice(self.named(node, name), texts, high=len(texts) - 1, whole=True)
-        return node.elts[int(self.choose(choice))]
+        if node not in self.met:
+            texts = tuple(written_range(ast.unparse(item)) for item in node.elts)
+            self.met[node] = Choice(self.named(name), texts, high=len(texts) - 1, whole=True)
+        return node.elts[int(self.choose(self.met[node]))]
 
 
 def logarithm_of(node: ast.expr) -> ast.expr | None:
@@ -254,7 +262,7 @@ def logarithm_of(node: ast.expr) -> ast.expr | None:
     return node.args[0] if is_log else None  # type: ignore[attr-defined]
 
 
-def ranged(name: str, numbers: list[int | float], *, whole: bool, log: bool) -> Choice:
+def choice_from(name: str, numbers: list[int | float], *, whole: bool, log: bool) -> Choice:
     """Return the choice from a range. Raises LissomError if its numbers do not fit."""
     low, high, *rest = numbers
     step = rest[0] if rest else None

@@ -49,16 +49,16 @@ class Proposer:
         self.reference = reference  # values of the uncompressed network
         self.draw = draw
 
-    def random_point(self) -> Point:
-        """Return a random point of the space. Raises LissomError if 100 draws are all invalid."""
+    def random_point(self) -> tuple[Point, Recipe]:
+        """Return a random point of the space and its recipe. Raises LissomError if 100 draws are all
+        invalid.
+        """
         for _ in range(100):
             point: Point = {}
             try:
-                self.space.recipe(noting(point, self._drawn))
+                return point, self.space.recipe(noting(point, self._drawn))
             except LissomError as error:
                 refused = error
-                continue
-            return point
         raise refused
 
     def _drawn(self, choice: Choice) -> float:
@@ -69,8 +69,9 @@ class Proposer:
             return choice.number(float(np.exp(self.draw.uniform(low, high))))
         return choice.number(float(self.draw.uniform(choice.low, choice.high)))
 
-    def near(self, point: Point) -> Point:
-        """Return a point near another: all numbers move a little, and at most one option is redrawn.
+    def near(self, point: Point) -> tuple[Point, Recipe]:
+        """Return a point near another and its recipe: all numbers move a little, and at most one
+        option is redrawn.
 
         Raises LissomError if its steps cannot be combined.
         """
@@ -86,20 +87,21 @@ class Proposer:
             width = 0.1 * (choice.high - choice.low)
             return choice.number(value + float(self.draw.normal(0, width)))
 
-        self.space.recipe(noting(moved, choose))
-        return moved
+        return moved, self.space.recipe(noting(moved, choose))
 
-    def siblings(self, outcome: Outcome) -> list[Point]:
-        """Return points that differ in one choice from an outcome and share its steps that train."""
+    def siblings(self, outcome: Outcome) -> list[tuple[Point, Recipe]]:
+        """Return points that differ in one choice from an outcome and share its steps that train,
+        with their recipes.
+        """
         own = learned(Recipe(outcome.recipe))
-        found = list[Point]()
+        found = list[tuple[Point, Recipe]]()
         for choice in self.space.choices:
             if choice.name not in outcome.point:
                 continue
             numbers = [] if choice.options else [self._drawn(choice)]
             for point, recipe in self.space.varied(outcome.point, choice, numbers):
                 if learned(recipe) == own:
-                    found.append(point)
+                    found.append((point, recipe))
         return found
 
     def candidates(
@@ -118,8 +120,7 @@ class Proposer:
         if len(self.goal.aims) > 1:  # with one aim, a sibling is rarely better
             for top in tops:
                 points += self.siblings(top)
-        recipes = [(point, self.space.at(point)) for point in points]
-        fresh = {str(recipe): (point, recipe) for point, recipe in recipes}
+        fresh = {str(recipe): (point, recipe) for point, recipe in points}
         return [each for text, each in fresh.items() if text not in tried]
 
     def propose(self, outcomes: Sequence[Outcome], tried: set[str], left_s: float) -> Point | None:

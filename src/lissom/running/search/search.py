@@ -223,7 +223,7 @@ class Search:
             if len(tried) >= 2 and self.clock() - begun > PROBING * self.budget.seconds:
                 break
             point = self.cheapest(place) if place < len(self.space.choices) else None
-            point = point or self.proposer.random_point()
+            point = point or self.proposer.random_point()[0]
             recipe = self.space.at(point)
             if str(recipe) in tried or self.done():
                 continue

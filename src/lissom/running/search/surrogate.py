@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -43,22 +44,12 @@ class Surrogate:
     """A Gaussian process with fitted noise and a length scale for each number of a point."""
 
     def __init__(self, points: np.ndarray, values: Sequence[float]) -> None:
-        from sklearn.gaussian_process import GaussianProcessRegressor
-        from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
-
         self.center = float(np.mean(values))
         self.spread = float(np.std(values)) or 1e-9
-        kernel = ConstantKernel(1.0, (0.1, 10.0)) * Matern(
-            [0.5] * points.shape[1], (0.1, 10.0), nu=2.5
-        ) + WhiteKernel(1e-3, (1e-6, 0.1))
         self.process: Any = None
         if len(values) >= LEAST_POINTS:
-            self.process = GaussianProcessRegressor(kernel, random_state=0)
-            with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # a length scale at its bound only means that the choice matters little
-                self.process.fit(points, (np.asarray(values) - self.center) / self.spread)
+            scaled = (np.asarray(values) - self.center) / self.spread
+            self.process = fitted(tuple(map(tuple, points.tolist())), tuple(scaled.tolist()))
 
     def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the predicted mean and standard deviation (n) at each point (n numbers)."""
@@ -66,6 +57,22 @@ class Surrogate:
             return np.full(len(points), self.center), np.full(len(points), self.spread)
         mean, deviation = self.process.predict(points, return_std=True)
         return mean * self.spread + self.center, np.maximum(deviation * self.spread, 1e-12)
+
+
+# one round asks for the same fit several times: for a bound, for an aim, and to judge a training
+@lru_cache(maxsize=32)
+def fitted(points: tuple[tuple[float, ...], ...], values: tuple[float, ...]) -> Any:
+    """Return a Gaussian process fitted to values of mean 0 and deviation 1, one for each point."""
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+    lengths = [0.5] * len(points[0])
+    kernel = ConstantKernel(1.0, (0.1, 10.0)) * Matern(lengths, (0.1, 10.0), nu=2.5)
+    process: Any = GaussianProcessRegressor(kernel + WhiteKernel(1e-3, (1e-6, 0.1)), random_state=0)
+    with warnings.catch_warnings():
+        # a length scale at its bound only means that the choice matters little
+        warnings.simplefilter("ignore")
+        return process.fit(np.array(points), np.array(values))
 
 
 def below(limit: float, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
