@@ -57,6 +57,7 @@ ROOMS = (
     "commands",
     "api",
     "cli",
+    "__main__",  # python -m lissom
 )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from ..errors import LissomError
@@ -27,7 +27,7 @@ class Choice:
     """One choice: one of `options`, by its index, or a number from `low` to `high`.
 
     The number is an integer if `whole`, a multiple of `step` above `low` if that is given, and
-    uniform on a logarithmic scale if `log`.
+    uniform on a logarithmic scale if `log`. If it is an `amount`, its lowest part leaves the step out.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Choice:
     step: float | None = None
     whole: bool = False
     log: bool = False
+    amount: bool = False
 
     @property
     def numbers(self) -> list[float]:
@@ -229,23 +230,25 @@ class Picking:
         """
         if isinstance(node, ast.Set):
             return self.one_of(node, name)
-        choice = self.ranged(node, name, whole=whole)
+        choice = self.ranged(node, name, whole=whole, above=above)
         if choice is None:
             return node
         number = choice.number(self.choose(choice))
-        if choice.low == above:  # as in prune(0..0.8)
+        if choice.amount:
             self.left_out = number <= choice.low + NOTHING * (choice.high - choice.low)
         return ast.Constant(number)
 
-    def ranged(self, node: ast.expr, name: str, *, whole: bool) -> Choice | None:
+    def ranged(
+        self, node: ast.expr, name: str, *, whole: bool, above: float | None
+    ) -> Choice | None:
         """Return the choice from a range; None if the node is none."""
         if node not in self.met:
             inner = logarithm_of(node)
             numbers = span_in(inner or node)
             if numbers is None:
                 return None
-            log = inner is not None
-            self.met[node] = choice_from(self.named(name), numbers, whole=whole, log=log)
+            choice = choice_from(self.named(name), numbers, whole=whole, log=inner is not None)
+            self.met[node] = replace(choice, amount=choice.low == above)  # as in prune(0..0.8)
         return self.met[node]
 
     def one_of(self, node: ast.Set, name: str) -> ast.expr:

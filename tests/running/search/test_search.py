@@ -26,7 +26,7 @@ from lissom.running.search.found import Found, few_bits_help
 from lissom.running.search.front import gain
 from lissom.running.search.goal import Goal
 from lissom.running.search.outcome import Outcome, Point
-from lissom.running.search.propose import Proposer
+from lissom.running.search.propose import Left, Proposer
 from lissom.running.search.search import Budget, Search, default_space, why_not
 from lissom.running.search.surrogate import encoded
 from lissom.tasks.task import Task
@@ -50,6 +50,45 @@ def test_its_front_holds_more_than_that_of_chance(tmp_path: Path) -> None:
             search, _ = searched(tmp_path / f"{by}{seed}", "front", by, seed, 500)
             volumes[by] += hypervolume(search.goal, search.outcomes)
     assert volumes["model"] > 1.15 * volumes["random"]
+
+
+def test_a_short_search_finds_smaller_files_than_chance(tmp_path: Path) -> None:
+    """With time for six recipes, the first ones must not be spent at the ends of the ranges."""
+    space = str(default_space(learns=True, labelled=True, few_bits=False, samples=50_000))
+    sizes: dict[str, list[float]] = {"model": [], "random": []}
+    for by, found in sizes.items():
+        for seed in range(4):
+            want = "smallest, top1 >= float - 0.02"
+            search, _ = searched(tmp_path / f"{by}{seed}", want, by, seed, 120, space=space)
+            best = search.goal.best(search.trained)
+            assert best is not None and len(search.trained) <= 8
+            found.append(best.values["bytes@onnxruntime"])
+    assert np.mean(sizes["model"]) < np.mean(sizes["random"])
+
+
+@pytest.mark.parametrize("want", ["smallest", "fastest"])
+def test_a_short_search_where_half_the_options_fail_meets_its_limits(
+    want: str, tmp_path: Path
+) -> None:
+    """4 bits lose more than is allowed, which nothing says before they are tried."""
+    for seed in range(4):
+        search, _ = searched(
+            tmp_path / str(seed), f"{want}, top1 >= float - 0.02", "model", seed, 120
+        )
+        assert search.goal.best(search.trained) is not None
+
+
+def test_few_recipes_may_be_a_matter_of_time_or_of_trials() -> None:
+    space = SearchSpace(SPACE)
+    goal = Goal.of(Want.of("smallest, top1 >= 0.9"), ["top1"], ["onnxruntime"], FLOAT)
+    proposer = Proposer(space, goal, FLOAT, np.random.default_rng(0))
+    point, recipe = proposer.random_point()
+    trained = [Outcome(point, str(recipe), "", dict(FLOAT), 20.0)]
+    assert not proposer.is_few([], Left(100.0), 1)  # how long one takes is not known
+    assert proposer.is_few(trained, Left(100.0), 1)
+    assert not proposer.is_few(trained, Left(300.0), 1)
+    assert not proposer.is_few(trained, Left(100.0), 4)
+    assert proposer.is_few(trained, Left(300.0, recipes=3), 1)
 
 
 def test_the_cheapest_combination_is_looked_for_before_a_goal_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from ...language.recipe import Recipe
 from ...language.search_space import Choice
 from .outcome import Outcome
-from .surrogate import Surrogate, encoded
+from .surrogate import Surrogate, encoded, numbers_of
 
 LEAST_S = 0.1  # shorter times count as this
 
@@ -27,11 +27,17 @@ def learned(recipe: Recipe) -> str:
     return str(Recipe(recipe.steps[: last + 1])) if last >= 0 else ""
 
 
+def is_epochs(choice: Choice) -> bool:
+    """Return whether a choice is that of the epochs of a step."""
+    return choice.name.partition(" #")[0].endswith(".epochs")
+
+
 class Effort:
     """Predict the seconds that recipes take from those of earlier recipes, run to their end.
 
     If an earlier recipe had the same steps up to the last one that trains, its network is in the
     store. Then the prediction is the median time of earlier recipes that did not have to train.
+    More epochs are expected to take longer.
     """
 
     def __init__(self, outcomes: Sequence[Outcome], choices: Sequence[Choice]) -> None:
@@ -48,7 +54,8 @@ class Effort:
         self.whole = None
         if whole:
             points = np.stack([encoded(each.point, choices) for each in whole])
-            self.whole = Surrogate(points, [np.log(max(each.seconds, LEAST_S)) for each in whole])
+            logarithms = [np.log(max(each.seconds, LEAST_S)) for each in whole]
+            self.whole = Surrogate(points, logarithms, numbers_of(choices, is_epochs))
 
     def __call__(self, points: np.ndarray, recipes: Sequence[Recipe]) -> np.ndarray:
         """Return the predicted seconds (n) of recipes with their encoded points (n numbers)."""

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 
 from ...errors import LissomError
 from ...language.recipe import Recipe
 from ...language.search_space import Choice, SearchSpace
-from .effort import Effort, learned
+from .effort import LEAST_S, Effort, learned
 from .front import gain
 from .goal import Goal, loss
 from .outcome import Outcome, Point
-from .surrogate import LEAST_POINTS, Surrogate, below, encoded, improvement
+from .surrogate import LEAST_POINTS, Surrogate, below, encoded, improvement, numbers_of
 
 RANDOM = 400  # random candidates in each round
 NEAR = 100  # candidates near the best points
-BEGIN = 5  # first recipes: chosen far apart, not by prediction
+BEGIN = 5  # first recipes: chosen far apart, not by prediction, unless there will be FEW
+FEW = 12  # recipes in all
+ASSUMED = 4  # assumed outcomes of recipes that cut nothing
+ENOUGH = 6  # known metrics, from which on nothing is assumed
 EXPLORE = 5  # with a single aim, every fifth recipe is chosen far from all others
 APART = 0.02  # smallest distance of a point from points that were tried
 FAR = 0.3  # relative shortfall of a metric beyond which differences do not matter
 MARGIN = 0.03  # relative shortfall of a metric below which differences matter most
 THRIFT = 0.5  # exponent of the time that divides a score: 1 would never try long learning
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is left of a search's budget: seconds, and recipes."""
+
+    seconds: float
+    recipes: float = math.inf
 
 
 class Proposer:
@@ -32,6 +46,10 @@ class Proposer:
     met, divided by the square root of the expected time. While no outcome meets the bounds, the
     improvement is left out. For a Pareto front, it is the gain in the share of a box that is
     dominated.
+
+    With a single aim and time for few recipes only, none is spent on learning that what cuts less
+    loses less: recipes whose amounts are all 0 are assumed to have the metrics of the uncompressed
+    network, and the first recipe lies in the middle of the space.
 
     Source: Jones et al. 1998, Efficient Global Optimization; Gardner et al. 2014, Bayesian
     Optimization with Inequality Constraints
@@ -48,6 +66,18 @@ class Proposer:
         self.goal = goal
         self.reference = reference  # values of the uncompressed network
         self.draw = draw
+        self.uncompressed = Outcome({}, "", "", dict(reference), 0.0)
+        self.assumed = self.uncut() if len(goal.aims) == 1 else []
+
+    def uncut(self) -> list[Outcome]:
+        """Return predictions for random recipes whose amounts are all 0: the uncompressed metrics."""
+        nothing = {choice.name: choice.low for choice in self.space.choices if choice.amount}
+        points = [self.random_point()[0] for _ in range(ASSUMED if nothing else 0)]
+        return [
+            Outcome(point | nothing, "", "", dict(self.reference), 0.0, stopped=True)
+            for point in points
+            if nothing.keys() <= point.keys()
+        ]
 
     def random_point(self) -> tuple[Point, Recipe]:
         """Return a random point of the space and its recipe. Raises LissomError if 100 draws are all
@@ -123,33 +153,51 @@ class Proposer:
         fresh = {str(recipe): (point, recipe) for point, recipe in points}
         return [each for text, each in fresh.items() if text not in tried]
 
-    def propose(self, outcomes: Sequence[Outcome], tried: set[str], left_s: float) -> Point | None:
+    def propose(
+        self, outcomes: Sequence[Outcome], tried: set[str], left_s: float, *, few: bool
+    ) -> Point | None:
         """Return the best point whose recipe is predicted to take at most `left_s`, or None."""
         candidates = self.candidates(outcomes, tried)
         if not candidates:
             return None
         points = np.stack([encoded(point, self.space.choices) for point, _ in candidates])
-        trained = [each for each in outcomes if each.finished]
+        fitting = [each for each in outcomes if each.finished and self.goal.meets(each)]
         begun = [each for each in outcomes if not each.probe]
+        if self.assumed and not any(learned(Recipe(each.recipe)) for each in begun):
+            middle = np.abs(points - 0.5).sum(1)
+            return candidates[int((self.costs_kept(points, outcomes) / (1 + middle)).argmax())][0]
         if not begun:
             return candidates[int(self.costs_kept(points, outcomes).argmax())][0]
         known = np.stack([encoded(each.point, self.space.choices) for each in begun])
         apart = np.abs(points[:, None] - known[None]).sum(2).min(1)
         effort = Effort(outcomes, self.space.choices)
         seconds = effort(points, [recipe for _, recipe in candidates])
-        if len(begun) < BEGIN:
+        if few:
+            assumed = self.assumed if len(begun) < ENOUGH else []
+            score = self._score(points, [*outcomes, *assumed], fitting or [self.uncompressed])
+            score *= (apart >= APART) if fitting else apart
+        elif len(begun) < BEGIN:
             score = self.costs_kept(points, outcomes) * apart
         elif len(self.goal.aims) == 1 and len(begun) % EXPLORE == 0:
             score = self.hope(points, outcomes) * apart
         else:
-            score = self._score(points, outcomes, trained) / seconds**THRIFT * (apart >= APART)
+            score = self._score(points, outcomes, fitting) / seconds**THRIFT * (apart >= APART)
         score[seconds > left_s] = -1.0
         if score.max() < 0:
             return None
         return candidates[int(score.argmax())][0]
 
+    def is_few(self, outcomes: Sequence[Outcome], left: Left, at_once: int) -> bool:
+        """Return whether few recipes are expected in all, and outcomes can be assumed."""
+        begun = [each for each in outcomes if not each.probe]
+        taken = [each.seconds for each in begun if learned(Recipe(each.recipe))]
+        if not (self.assumed and taken):
+            return False
+        more = min(at_once * left.seconds / max(median(taken), LEAST_S), left.recipes)
+        return len(begun) + more < FEW
+
     def propose_several(
-        self, count: int, outcomes: Sequence[Outcome], tried: set[str], left_s: float
+        self, count: int, outcomes: Sequence[Outcome], tried: set[str], left: Left
     ) -> list[Point]:
         """Return up to `count` points to try in parallel. Each is chosen as if the points before it
         had their predicted outcomes.
@@ -159,8 +207,9 @@ class Proposer:
         """
         points = list[Point]()
         believed = list(outcomes)
+        few = self.is_few(outcomes, left, count)
         for _ in range(count):
-            point = self.propose(believed, tried, left_s)
+            point = self.propose(believed, tried, left.seconds, few=few)
             if point is None:
                 break
             points.append(point)
@@ -256,25 +305,23 @@ class Proposer:
 
     def expected(self, name: str, outcomes: Sequence[Outcome]) -> Surrogate:
         """Return the Gaussian process that predicts the loss of a value."""
-        return self._expected(
-            self.known(name, outcomes), lambda each: self.loss(name, each.values[name])
-        )
-
-    def _expected(
-        self, outcomes: Sequence[Outcome], value: Callable[[Outcome], float]
-    ) -> Surrogate:
-        points = np.stack([encoded(each.point, self.space.choices) for each in outcomes])
-        return Surrogate(points, [value(each) for each in outcomes])
+        known = self.known(name, outcomes)
+        points = np.stack([encoded(each.point, self.space.choices) for each in known])
+        values = [self.loss(name, each.values[name]) for each in known]
+        assumes = any(each in self.assumed for each in known)
+        amounts = numbers_of(self.space.choices, lambda choice: choice.amount)
+        return Surrogate(points, values, amounts if assumes else ())
 
     def _score(
-        self, points: np.ndarray, outcomes: Sequence[Outcome], trained: Sequence[Outcome]
+        self, points: np.ndarray, outcomes: Sequence[Outcome], fitting: Sequence[Outcome]
     ) -> np.ndarray:
-        """Return the score of each point, before it is divided by the time."""
+        """Return the score of each point, before it is divided by the time. `fitting` are the
+        outcomes to improve on.
+        """
         probable = np.ones(len(points))
         for bound in self.goal.bounds:
             limit = self.loss(bound.name, bound.number)
             probable *= below(limit, *self.expected(bound.name, outcomes)(points))
-        fitting = [each for each in trained if self.goal.meets(each)]
         if not fitting:
             return probable
         names = [name for name, _ in self.goal.aims]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from .early import Early
 from .evaluate import Evaluation
 from .goal import Bound, Goal, measured_names
 from .outcome import Outcome, Point
-from .propose import Proposer
+from .propose import Left, Proposer
 from .study import Storage, Study, study_name
 
 PROBES = 8  # at the beginning
@@ -134,12 +134,14 @@ class Search:
     def next(self) -> list[tuple[Any, Point]]:
         """Return the points to try next in parallel, each with the sampler's trial, or None."""
         room = self.evaluation.at_once()
+        left = Left(self.left_s())
         if self.budget.trials is not None:
-            room = min(room, self.budget.trials - self.study.trained())
+            left = replace(left, recipes=self.budget.trials - self.study.trained())
+            room = int(min(room, left.recipes))
         if self.by != "model":
             return [asked for asked in (self.ask() for _ in range(room)) if asked is not None]
         tried = {each.recipe for each in self.outcomes if not each.probe}
-        points = self.proposer.propose_several(room, self.outcomes, tried, self.left_s())
+        points = self.proposer.propose_several(room, self.outcomes, tried, left)
         return [(None, point) for point in points]
 
     def ask(self) -> tuple[Any, Point] | None:
