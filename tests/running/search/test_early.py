@@ -25,7 +25,8 @@ from lissom.running.search.effort import Effort
 from lissom.running.search.evaluate import rungs_of
 from lissom.running.search.goal import Goal
 from lissom.running.search.outcome import Outcome, Point
-from lissom.running.search.propose import MARGIN, Proposer
+from lissom.running.search.propose import Proposer
+from lissom.running.search.scale import MARGIN
 from lissom.running.search.search import Search
 from lissom.running.search.surrogate import encoded
 from lissom.store.store import Store

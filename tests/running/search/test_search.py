@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -306,19 +305,6 @@ def test_what_learns_nothing_is_known_from_the_beginning(tmp_path: Path) -> None
     best = search.goal.best(search.trained)
     assert best is not None and best.recipe == "quantize(8)"
     assert land.calls.count("quantize(8)") == 1
-
-
-@pytest.mark.parametrize("want", ["accurate", "fastest, top1 >= float - 0.6", "front"])
-def test_more_than_the_uncompressed_network_has_counts(want: str, tmp_path: Path) -> None:
-    """Losses order metrics above the float network's, and on both sides of a limit far below it."""
-    goal = Goal.of(Want.of(want), ["top1"], ["onnxruntime"], FLOAT)
-    proposer = Proposer(SearchSpace(SPACE), goal, FLOAT, np.random.default_rng(0))
-    values = [1.4, 1.05, 0.99, 0.96, 0.95, 0.94, 0.8, 0.7]
-    values += [0.4, 0.3] if "0.6" in want else []
-    losses = [proposer.loss("top1", value) for value in values]
-    assert all(a < b for a, b in pairwise(losses))
-    for value, lost in zip(values, losses, strict=True):
-        assert proposer.value("top1", lost) == pytest.approx(value)
 
 
 def test_choices_within_an_option_are_weighed(tmp_path: Path) -> None:

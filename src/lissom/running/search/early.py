@@ -11,7 +11,8 @@ import numpy as np
 from ...learning.rung import Rung
 from .goal import Goal
 from .outcome import Outcome, Point
-from .propose import MARGIN, Proposer
+from .propose import Proposer
+from .scale import MARGIN
 
 LEAST_KNOWN = 4  # fewer trainings do not tell how far metrics come
 
@@ -33,7 +34,7 @@ class Early:
 
     def shortfall(self, value: float) -> float:
         """Return the relative shortfall of the metric, plus MARGIN; at least MARGIN."""
-        return max(self.proposer.missing(self.metric, value), 0.0) + MARGIN
+        return max(self.proposer.scale.missing(self.metric, value), 0.0) + MARGIN
 
     def left(self, outcomes: Sequence[Outcome]) -> list[float]:
         """Return the logarithm of the share of the shortfall that each training left, from a third

@@ -14,8 +14,9 @@ from ...language.recipe import Recipe
 from ...language.search_space import Choice, SearchSpace
 from .effort import LEAST_S, Effort, learned
 from .front import gain
-from .goal import Goal, loss
+from .goal import Goal
 from .outcome import Outcome, Point
+from .scale import MARGIN, Scale
 from .surrogate import LEAST_POINTS, Surrogate, below, encoded, improvement, numbers_of
 
 RANDOM = 400  # random candidates in each round
@@ -26,8 +27,6 @@ ASSUMED = 4  # assumed outcomes of recipes that cut nothing
 ENOUGH = 6  # known metrics, from which on nothing is assumed
 EXPLORE = 5  # with a single aim, every fifth recipe is chosen far from all others
 APART = 0.02  # smallest distance of a point from points that were tried
-FAR = 0.3  # relative shortfall of a metric beyond which differences do not matter
-MARGIN = 0.03  # relative shortfall of a metric below which differences matter most
 THRIFT = 0.5  # exponent of the time that divides a score: 1 would never try long learning
 
 
@@ -66,6 +65,7 @@ class Proposer:
         self.goal = goal
         self.reference = reference  # values of the uncompressed network
         self.draw = draw
+        self.scale = Scale(goal, reference)
         self.uncompressed = Outcome({}, "", "", dict(reference), 0.0)
         self.assumed = self.uncut() if len(goal.aims) == 1 else []
 
@@ -226,7 +226,7 @@ class Proposer:
         for name in {*(name for name, _ in self.goal.aims), *(b.name for b in self.goal.bounds)}:
             if self.known(name, outcomes):
                 mean, _ = self.expected(name, outcomes)(place)
-                values[name] = self.value(name, float(mean[0]))
+                values[name] = self.scale.value(name, float(mean[0]))
         seconds = Effort(outcomes, self.space.choices)(place, [recipe])
         return Outcome(point, str(recipe), "", values, float(seconds[0]))
 
@@ -234,7 +234,7 @@ class Proposer:
         """Return the outcomes in which a value is meaningful: probes have costs but no metrics, and
         stopped trainings have no costs.
         """
-        metric = self.is_metric(name)
+        metric = self.scale.is_metric(name)
         return [each for each in outcomes if not (each.probe if metric else each.stopped)]
 
     def costs_kept(self, points: np.ndarray, outcomes: Sequence[Outcome]) -> np.ndarray:
@@ -242,7 +242,7 @@ class Proposer:
         score = 1 + 0.01 * self.draw.random(len(points))
         for bound in self.goal.bounds:
             if not bound.metric and len(outcomes) >= LEAST_POINTS:
-                limit = self.loss(bound.name, bound.number)
+                limit = self.scale.loss(bound.name, bound.number)
                 score *= below(limit, *self.expected(bound.name, outcomes)(points))
         return score
 
@@ -255,59 +255,14 @@ class Proposer:
         (name, sign), *others = self.goal.aims
         if best is not None and sign < 0 and not others:
             mean, _ = self.expected(name, outcomes)(points)
-            score *= mean < self.loss(name, best.values[name])
+            score *= mean < self.scale.loss(name, best.values[name])
         return score
-
-    def is_metric(self, name: str) -> bool:
-        """Return whether a value is a metric; all others are costs."""
-        return (name, 1) in self.goal.aims or any(
-            bound.name == name and bound.metric for bound in self.goal.bounds
-        )
-
-    def more_is_better(self, name: str) -> bool:
-        """Return whether larger values are better; for costs and errors, smaller ones are."""
-        return (name, 1) in self.goal.aims or any(
-            bound.name == name and bound.least for bound in self.goal.bounds
-        )
-
-    def loss(self, name: str, value: float) -> float:
-        """Return the loss that a Gaussian process models. If smaller values are better, it is the
-        logarithm. Otherwise it is the logarithm of MARGIN plus the relative shortfall from the
-        uncompressed network, which stretches small shortfalls; those beyond `far` are clipped.
-        """
-        if not self.more_is_better(name):
-            return loss(value, -1)
-        missing = min(self.missing(name, value), self.far(name))
-        if missing < 0:  # better than the uncompressed network: continue linearly
-            return float(np.log(MARGIN) + missing / MARGIN)
-        return float(np.log(missing + MARGIN))
-
-    def value(self, name: str, lost: float) -> float:
-        """Return the value that has this loss, the inverse of `loss`."""
-        if not self.more_is_better(name):
-            return float(np.exp(lost))
-        over = lost - np.log(MARGIN)
-        missing = over * MARGIN if over < 0 else np.exp(lost) - MARGIN
-        reference = self.reference.get(name, 1.0)
-        return float(reference - missing * max(abs(reference), 1e-9))
-
-    def missing(self, name: str, value: float) -> float:
-        """Return the relative shortfall of a metric from the uncompressed network's."""
-        reference = self.reference.get(name, 1.0)
-        return (reference - value) / max(abs(reference), 1e-9)
-
-    def far(self, name: str) -> float:
-        """Return the relative shortfall of a metric beyond which differences do not matter: at
-        least twice what its bounds allow.
-        """
-        bounds = [self.missing(name, b.number) for b in self.goal.bounds if b.name == name]
-        return max(FAR, *(2 * missing for missing in bounds), 0.0)
 
     def expected(self, name: str, outcomes: Sequence[Outcome]) -> Surrogate:
         """Return the Gaussian process that predicts the loss of a value."""
         known = self.known(name, outcomes)
         points = np.stack([encoded(each.point, self.space.choices) for each in known])
-        values = [self.loss(name, each.values[name]) for each in known]
+        values = [self.scale.loss(name, each.values[name]) for each in known]
         assumes = any(each in self.assumed for each in known)
         amounts = numbers_of(self.space.choices, lambda choice: choice.amount)
         return Surrogate(points, values, amounts if assumes else ())
@@ -320,13 +275,13 @@ class Proposer:
         """
         probable = np.ones(len(points))
         for bound in self.goal.bounds:
-            limit = self.loss(bound.name, bound.number)
+            limit = self.scale.loss(bound.name, bound.number)
             probable *= below(limit, *self.expected(bound.name, outcomes)(points))
         if not fitting:
             return probable
         names = [name for name, _ in self.goal.aims]
         losses = np.array(
-            [[self.loss(name, each.values[name]) for name in names] for each in fitting]
+            [[self.scale.loss(name, each.values[name]) for name in names] for each in fitting]
         )
         expected = [self.expected(name, outcomes)(points) for name in names]
         mean = np.stack([each for each, _ in expected], 1)
@@ -342,13 +297,13 @@ class Proposer:
         """
         names = [name for name, _ in self.goal.aims]
         low = [
-            min(self.loss(name, each.values[name]) for each in self.known(name, outcomes))
+            min(self.scale.loss(name, each.values[name]) for each in self.known(name, outcomes))
             for name in names
         ]
         high = [
-            float(np.log(self.far(name) + MARGIN))
-            if self.is_metric(name)
-            else self.loss(name, self.reference[name])
+            float(np.log(self.scale.far(name) + MARGIN))
+            if self.scale.is_metric(name)
+            else self.scale.loss(name, self.reference[name])
             for name in names
         ]
         return np.array(low), np.maximum(high, np.array(low) + 1e-9)
