@@ -104,8 +104,10 @@ def shown_to(model: nn.Module, shape: tuple[int, ...], example: Tree | None) -> 
         if example is None
         else f"`example`, of shape {shapes(example)}"
     )
+    causes = [cause_of(error) for error in errors]
+    as_integers = f"; on integers: {causes[1]}" if len(causes) > 1 else ""
     raise LissomError(
-        f"export: the network does not run on {what}; {EXAMPLE}: {cause_of(errors[0])}"
+        f"export: the network does not run on {what}; {EXAMPLE}: {causes[0]}{as_integers}"
     ) from errors[0]
 
 

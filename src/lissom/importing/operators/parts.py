@@ -28,10 +28,10 @@ def concat(op: Op) -> Any:
     tensors = [op.tensor(value) for value in values]
     if len(tensors) == 1:
         return tensors[0]
-    return op.call(torch.cat, with_batch(op, tensors, axis), axis)
+    return op.call(torch.cat, with_same_batch(op, tensors, axis), axis)
 
 
-def with_batch(op: Op, tensors: list[Any], axis: int) -> list[Any]:
+def with_same_batch(op: Op, tensors: list[Any], axis: int) -> list[Any]:
     """Return tensors of the same batch size: those of batch 1 are expanded if another one is open."""
     if axis in (0, -op.rank(tensors[0])) or op.build.fixed_batch != 1:
         return tensors

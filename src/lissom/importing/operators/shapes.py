@@ -27,7 +27,7 @@ def reshape(op: Op) -> Any:
     sizes = copied_sizes(op, x, sizes, keeps_zeros=keeps_zeros)
     if isinstance(x, Constant):
         return Constant(op.call(Tensor.reshape, x, sizes).tensor, x.source)
-    sizes = with_batch(op, x, sizes)
+    sizes = with_open_batch(op, x, sizes)
     return reshaped(op, x, sizes)
 
 
@@ -142,7 +142,7 @@ def is_number(part: Any, number: int) -> bool:
     return isinstance(part, int) and part == number
 
 
-def with_batch(op: Op, x: fx.Node, sizes: list[Any]) -> list[Any]:
+def with_open_batch(op: Op, x: fx.Node, sizes: list[Any]) -> list[Any]:
     """Return sizes in which -1 replaces the size that contains the fixed batch of the file.
 
     The numbers of elements before and after the batch stay the same.
