@@ -8,6 +8,7 @@ Every {set} and every range is one choice. A search makes all choices to get a r
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, get_args
@@ -19,6 +20,7 @@ from .method import kinds_of, ordered
 from .recipe import Recipe
 
 DIGITS = 3  # significant digits of a number chosen from a range
+STEP = "step "  # how names of choices between steps begin
 NOTHING = 0.02  # share of a range that begins at amount 0; below it, the step is left out
 
 
@@ -38,6 +40,22 @@ class Choice:
     whole: bool = False
     log: bool = False
     amount: bool = False
+
+    @property
+    def label(self) -> str:
+        """What a user calls the choice: its setting, or the steps to choose from.
+
+        >>> Choice("prune.by", ("l1", "bn")).label
+        'prune.by'
+        >>> Choice("step 1", ("fold", "prune(0.5) | quantize(8)")).label
+        'fold or prune'
+        >>> Choice("step 2 #2", ("quantize(8)", "quantize(4)")).label
+        'quantize(8) or quantize(4)'
+        """
+        if not self.name.startswith(STEP):
+            return self.name
+        steps = [re.split(r"\W", option, maxsplit=1)[0] for option in self.options]
+        return " or ".join(steps if len({*steps}) == len(steps) else self.options)
 
     @property
     def numbers(self) -> list[float]:
@@ -186,7 +204,7 @@ class Picking:
             repeated = self.expression(node.right)
             return repeated and ast.BinOp(times, node.op, repeated)
         if isinstance(node, ast.Set):
-            return self.expression(self.one_of(node, f"step {self.step + 1}"))
+            return self.expression(self.one_of(node, f"{STEP}{self.step + 1}"))
         self.step += 1
         self.left_out = False
         method = self.method(node, "steps")

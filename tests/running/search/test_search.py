@@ -309,10 +309,10 @@ def test_what_learns_nothing_is_known_from_the_beginning(tmp_path: Path) -> None
 
 def test_choices_within_an_option_are_weighed(tmp_path: Path) -> None:
     """What the metric depends on is said of recipes that make the same choices."""
-    space = '{quantize(8), prune(0.1..0.8) | distill("kd", {2, 10}) | quantize(8)}'
+    space = '{quantize(8), prune(0.1..0.8) | distill("kd", {2, 10}) | {fold, quantize(8)}}'
     search, _ = searched(tmp_path, WANT, "random", 0, 1e6, trials=20, space=space)
     shares = search.study.importances("top1")
-    assert {"prune.amount", "distill.epochs"} <= shares.keys()
+    assert {"prune.amount", "distill.epochs", "fold or quantize"} <= shares.keys()
     assert shares["prune.amount"] > 0.3 and sum(shares.values()) == pytest.approx(1, abs=1e-3)
 
 

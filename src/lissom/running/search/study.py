@@ -252,8 +252,8 @@ class Study:
         return distributions.FloatDistribution(choice.low, choice.high, log=choice.log)
 
     def importances(self, name: str) -> dict[str, float]:
-        """Return the share of a value's variance that each choice explains (fANOVA); {} if there
-        are too few outcomes.
+        """Return the share of a value's variance that each choice explains (fANOVA), by its label;
+        {} if there are too few outcomes.
 
         A choice inside an option exists only if that option was taken. So only the largest group of
         recipes with the same choices is used.
@@ -277,7 +277,12 @@ class Study:
             )
         except (ValueError, RuntimeError, KeyError):
             return {}
-        return {name: round(float(share), 4) for name, share in found.items()}
+        labels = {choice.name: choice.label for choice in self.space.choices}
+        counts = Counter(labels[name] for name in found)
+        return {
+            labels[name] if counts[labels[name]] == 1 else name: round(float(share), 4)
+            for name, share in found.items()
+        }
 
 
 def study_name(*parts: object) -> str:
