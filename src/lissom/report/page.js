@@ -244,6 +244,8 @@ const unpack = id =>
   }
 
   const title = name => name.replace(/^top(\d+)$/, "top-$1");
+  // as the first word of a heading; mIoU and mAP stay
+  const headed = text => (/[A-Z]/.test(text) ? text : text.charAt(0).toUpperCase() + text.slice(1));
   const named = y => (y === "metric" ? first : title(y));
   const first =
     [...new Set(D.rows.map(r => r.metric_name))].length === 1
@@ -1211,6 +1213,7 @@ const unpack = id =>
       o.value = k;
       $("pick").append(o);
     }
+    for (const n of document.querySelectorAll(".firstmetric")) n.textContent = headed(first);
     $("badly").hidden = !own.some(r => r.disturbed);
     $("meansbox").hidden = !D.means.length;
     $("means").onchange = table;
@@ -1218,8 +1221,7 @@ const unpack = id =>
   }
   function plots() {
     const y = $("y").value;
-    for (const n of document.querySelectorAll(".yname"))
-      n.textContent = y === "metric" ? "Accuracy" : named(y);
+    for (const n of document.querySelectorAll(".yname")) n.textContent = headed(named(y));
     pareto("plot1", $("x1").value, y);
     pareto("plot2", $("x2").value, y);
   }

@@ -23,6 +23,9 @@ import torch
 import lissom
 from lissom import LissomError, Store, Task
 from lissom.data.data import Data
+from lissom.learning.rung import Rung
+from lissom.running.search.early import Early
+from lissom.running.search.outcome import Outcome
 from lissom.system.processes import surroundings
 
 pytestmark = [
@@ -160,3 +163,27 @@ def test_code_of_the_current_folder_travels(
 def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(LissomError, match=r"workers: the cluster ray://127.0.0.1:1 cannot be used"):
         lissom.run("fold", digits(), tmp_path, workers="ray://127.0.0.1:1")
+
+
+def test_a_training_is_stopped_on_a_cluster_too(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search sends its rungs along, and takes back what a training had reached."""
+    monkeypatch.setattr("lissom.running.search.search.PROBES", 2)
+    monkeypatch.setattr("lissom.bench.latency.ROUND_S", 0.005)
+    rungs = [Rung(), Rung(1.5)]
+    monkeypatch.setattr(Early, "rung", lambda *_: rungs.pop(0))
+    found = lissom.search(
+        'train(1) | prune(0.1..0.5, of="macs") | train(3, batch=256) | quantize(8)',
+        "fastest",
+        digits(),
+        Store(tmp_path / "store"),
+        budget_s=600,
+        targets="onnxruntime",
+        trials=2,
+        workers="ray",
+    )
+    whole, stopped = [Outcome.of(each) for each in found.outcomes if not each["probe"]]
+    assert whole.finished and whole.midway is not None
+    assert stopped.stopped and stopped.midway is not None and 0 < stopped.midway < 1
+    assert found.chosen == [whole.recipe]
