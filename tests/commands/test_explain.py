@@ -20,6 +20,8 @@ from lissom.bench.capped import capped
 from lissom.bench.machine import machine
 from lissom.cli.main import main
 from lissom.commands.explain import Explained
+from lissom.commands.remedies import remedies
+from lissom.language.recipe import Recipe
 from lissom.report.explanation import best_tried, concluded
 from lissom.report.page import unpacked
 from lissom.running.entries import task_of_entry
@@ -90,20 +92,18 @@ def test_what_was_left_float_is_said(runs: Any) -> None:
     assert said in this.all([], 100)["said"]
 
 
-def test_remedies_are_run_and_compared(runs: Any) -> None:
+def test_remedies_are_run_and_compared(runs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     task, store, (_, three) = runs
     this = Explained(task, store, three["key"])
     found = this.all([], 100)
-    names = [what for what, _ in this.remedies(found)]
+    proposed = remedies(this.steps, this.place, found)
+    names = [what for what, _ in proposed]
     assert {"range=minmax", "learned rounding", "corrected biases", "the worst layer float"} <= set(
         names
     )
-    assert len(names) == len({str(recipe) for _, recipe in this.remedies(found)})
-    this.remedies = lambda _: [  # type: ignore[method-assign,assignment]
-        r
-        for r in Explained.remedies(this, found)
-        if r[0] in ("range=minmax", "the worst three layers float")
-    ]
+    assert len(names) == len({str(recipe) for _, recipe in proposed})
+    few = [each for each in proposed if each[0] in ("range=minmax", "the worst three layers float")]
+    monkeypatch.setattr("lissom.commands.explain.remedies", lambda *_: few)
     rows = this.tried(found, [], torch.device("cpu"))
     assert {row["what"] for row in rows} == {
         "as it is",
@@ -113,6 +113,13 @@ def test_remedies_are_run_and_compared(runs: Any) -> None:
     assert [row["valid"] for row in rows] == sorted((row["valid"] for row in rows), reverse=True)
     as_is = next(row for row in rows if row["what"] == "as it is")
     assert as_is["key"] == three["key"] and as_is["test"] == three["scores"]["test"]["top1"]
+
+
+def test_remedies_of_dynamic_ranges_leave_out_what_the_step_refuses() -> None:
+    (step,) = Recipe('quantize(8, "dynamic")').steps
+    proposed = remedies([step], 0, {"worst": ["head"], "targets": {}})
+    names = [what for what, _ in proposed]
+    assert "the worst layer float" in names and not any("range=" in what for what in names)
 
 
 def test_it_is_said_where_there_is_nothing_to_explain(runs: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lissom import LissomError, Recipe, SearchSpace, Space
 from lissom.language.search_space import Choice
@@ -45,6 +47,24 @@ def test_sets_of_one_setting_in_two_options_are_two_choices() -> None:
     assert str(last) == "prune(0.5) | train(1)"
 
 
+def test_choices_within_options_within_options_are_found() -> None:
+    inner = "{cast, prune(0..0.5)}"
+    found = names(f"{{quantize(8), {{mask(0.5), {inner} | train({{1, 2}})}} | quantize({{8, 4}})}}")
+    assert {"prune.amount", "train.epochs", "quantize.weights"} <= found.keys()
+
+
+@given(st.data())
+def test_every_number_lies_in_the_range_and_on_its_grid(data: st.DataObject) -> None:
+    low = data.draw(st.floats(-10, 10, allow_nan=False))
+    high = low + data.draw(st.floats(1e-3, 10))
+    step = data.draw(st.none() | st.floats(1e-3, high - low)) if high - low > 1e-3 else None
+    choice = Choice("x", low=low, high=high, step=step)
+    number = choice.number(data.draw(st.floats(-30, 30)))
+    assert low - 1e-9 <= number <= high + 1e-9
+    if step is not None:
+        assert abs((number - low) / step - round((number - low) / step)) < 1e-6
+
+
 def test_a_range_of_a_whole_setting_is_whole() -> None:
     found = names('distill("kd", 1..20) | prune(0..1)')
     assert found["distill.epochs"].whole and not found["prune.amount"].whole
@@ -65,12 +85,17 @@ def test_no_amount_leaves_the_step_out() -> None:
     assert str(space.recipe(lambda _: 0.0)) == "train(1) | quantize(8)"
     assert str(space.recipe(lambda _: 0.01)) == "train(1) | quantize(8)"
     assert str(space.recipe(lambda _: 0.3)) == "train(1) | prune(0.3) | quantize(8)"
-    assert len(SearchSpace("prune(0..0.8)").recipe(lambda _: 0.0).steps) == 0
+    with pytest.raises(LissomError, match=r"no step of 'prune\(0..0.8\)' is left"):
+        SearchSpace("prune(0..0.8)").recipe(lambda _: 0.0)
 
 
 def test_numbers_stay_in_the_range_and_on_the_grid() -> None:
     choice = Choice("x", low=0.1, high=0.8, step=0.25)
-    assert [choice.number(v) for v in (0.0, 0.2, 0.5, 0.9)] == [0.1, 0.1, 0.6, 0.8]
+    assert [choice.number(v) for v in (0.0, 0.2, 0.5, 0.9)] == [0.1, 0.1, 0.6, 0.6]
+    assert Choice("x", low=0.1, high=0.5, step=0.1).number(0.5) == 0.5
+    assert Choice("x", low=1, high=20, step=5, whole=True).number(20) == 16
+    assert Choice("x", low=0, high=0.6667).number(0.6667) == 0.6667  # not 0.667, beyond the range
+    assert Choice("x", low=0.99, high=0.9999).number(0.9999) == 0.9999
     assert Choice("x", low=0.0, high=1.0).number(0.123456) == 0.123
 
 
@@ -82,6 +107,7 @@ def test_numbers_stay_in_the_range_and_on_the_grid() -> None:
         ("prune(0.2..0.8..0.9)", "expected a step above 0 and within the range"),
         ('distill("kd", 1..2.5)', "expected whole numbers, got 1..2.5"),
         ("train(1, lr=log(0..0.1))", "with low above 0"),
+        ("train(1, batch=log(1..64..2))", r"takes no step, got log\(1..64..2\)"),
         ("prun(0..0.8)", "did you mean 'prune'"),
         ("prune(0..0.8, bye={l1, l2})", "'bye'"),
         ("quantize(8) | prune(0.1..0.5)", "quantize"),

@@ -90,3 +90,10 @@ def test_a_bound_is_linear_in_the_uncompressed_network() -> None:
         factor, value = line_in(parsed(text, "here"), {})
         for reference in (0.0, 1.0, 10.0):
             assert value + factor * reference == pytest.approx(eval(text, {"float": reference}))
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_settings_of_a_runtime_are_read_as_targets_are_written(quote: str) -> None:
+    target = 'openvino(precision="bf16")'
+    want = Want.of(f"fastest@{target}, bytes@{target} <= 2".replace('"', quote))
+    assert want.at == target and [limit.at for limit in want.limits] == [target]

@@ -6,6 +6,7 @@ import copy
 import math
 from typing import Any
 
+import bright
 import pytest
 import torch
 from torch import Tensor, nn
@@ -425,3 +426,16 @@ def test_a_network_that_cannot_learn_is_said_in_one_line_with_the_line_of_its_co
     with pytest.raises(LissomError, match=said) as caught:
         trained(WritesIntoParts())
     assert "\n" not in str(caught.value)
+
+
+def test_batches_of_one_sample_are_all_learned_from() -> None:
+    """Only a last batch of one sample is left out, since it has no batch statistics."""
+    seen = {}
+    for count, batch in ((5, 1), (5, 2), (4, 2)):
+        model = bright.plain()
+        calls: list[int] = []
+        model.register_forward_pre_hook(lambda _, args, calls=calls: calls.append(len(args[0])))
+        settings = TrainSettings(1, lr=0.01, batch=batch)
+        fit(model, bright.data(count), settings, seed=0, device=CPU, precision=torch.float32)
+        seen[count, batch] = calls
+    assert seen == {(5, 1): [1] * 5, (5, 2): [2, 2], (4, 2): [2, 2]}

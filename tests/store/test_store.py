@@ -491,8 +491,10 @@ def test_what_a_living_run_needs_is_known_and_that_of_a_killed_one_forgotten(
         'with store.needed(["b", "a"]): print("on", flush=True); time.sleep(60)', tmp_path
     )
     assert runner.stdout is not None and runner.stdout.readline() == "on\n"
-    with store.needed(["c"]):
+    with store.needed(["c"]) as protect:
         assert store.running() == {"a", "b", "c"}
+        protect(["d", "e"])  # a search begins with nothing
+        assert store.running() == {"a", "b", "c", "d", "e"}
     assert store.running() == {"a", "b"}
     runner.kill()
     runner.communicate(timeout=30)

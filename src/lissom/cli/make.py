@@ -243,12 +243,12 @@ def inspect(
     seen = inspect_network(
         network, task, step, sensitivity=sensitivity, latency=bool(on), threads=threads
     )
-    if found:
-        kept.update(found, {"inspection": seen})
     if json:
         print_json(seen)
     else:
         print_inspection(seen)
+    if found:
+        kept.update(found, {"inspection": seen})
 
 
 @app.command()
@@ -295,8 +295,8 @@ def explain(
         seen = this.all(wanted, images)
         if remedy:
             seen["tried"] = this.tried(seen, wanted, device_of(device))
-    kept.update(found, {"explanation": seen})
     if json:
         print_json(seen)
     else:
         print_explanation(seen)
+    kept.update(found, {"explanation": seen})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,6 +21,9 @@ from .options import (
     WorkerThreads,
     print_json,
 )
+
+if TYPE_CHECKING:
+    from ..running.search.found import Found
 
 
 @app.command()
@@ -47,15 +50,14 @@ def search(
         str, typer.Option("--budget", help="How long it may take: 90s, 30min, 2h.")
     ] = "30min",
     trials: Annotated[
-        int | None, typer.Option("--trials", help="Recipes to train at most.", min=1)
+        int | None, typer.Option("--trials", help="Recipes to run at most.", min=1)
     ] = None,
     to: Targets = "onnxruntime",
     by: Annotated[
-        str,
+        Literal["model", "random", "tpe", "nsga2"],
         typer.Option(
             "--by",
-            help="How the next recipe is chosen: model, random, tpe or nsga2. The last three are "
-            "for comparison.",
+            help="How the next recipe is chosen; all but model are for comparison.",
         ),
     ] = "model",
     seed: Annotated[
@@ -97,32 +99,43 @@ def search(
     kept.check()
     task = brought.load()
     from ..report.live import Live
-    from ..report.searched import print_found
+    from ..running.search.found import Unanswered
     from ..running.search.found import search as search_space
 
     with Live(quiet=json) as live:
         for note in task.data.notes:
             live.say(f"data: {note}")
-        found = search_space(
-            searched,
-            wanted,
-            task,
-            kept,
-            budget_s=seconds,
-            targets=targets,
-            trials=trials,
-            seed=seed,
-            threads=threads,
-            device=device,
-            by=by,
-            storage=storage,
-            workers=crew,
-            worker_threads=worker_threads,
-            checkpoint=checkpoint,
-            expect=expect,
-            say=live.say,
-            watch=live.watch,
-        )
+        try:
+            found = search_space(
+                searched,
+                wanted,
+                task,
+                kept,
+                budget_s=seconds,
+                targets=targets,
+                trials=trials,
+                seed=seed,
+                threads=threads,
+                device=device,
+                by=by,
+                storage=storage,
+                workers=crew,
+                worker_threads=worker_threads,
+                checkpoint=checkpoint,
+                expect=expect,
+                say=live.say,
+                watch=live.watch,
+            )
+        except Unanswered as error:
+            show(error.found, json=json)
+            raise
+    show(found, json=json)
+
+
+def show(found: Found, *, json: bool) -> None:
+    """Print the result of a search."""
+    from ..report.searched import print_found
+
     if json:
         print_json(found.json())
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
@@ -15,16 +15,15 @@ from ..bench.capped import CAPS, capped
 from ..bench.process import loaded
 from ..data.own_splits import are_classes
 from ..data.split import CPU, spread
-from ..errors import LissomError
+from ..errors import LissomError, Unmeasured
 from ..language.recipe import Recipe
 from ..language.target import Target
 from ..learning.evaluate import file_answers, network_outputs, relative, scored, together
-from ..report.explanation import LEARNED, UNLIKE, best_tried, concluded
+from ..report.explanation import LEARNED, best_tried, concluded
 from ..report.rows import main_score
 from ..running.execute import run
 from ..running.measure import exported, inputs_in, silent
 from ..running.plan import ends
-from ..steps.equalize import Equalize
 from ..steps.quantize import Quantize
 from ..store.snapshot import restore
 from ..store.store import Store
@@ -37,6 +36,7 @@ from ..surgery.quantization.prepare import prepare_layers, unrounded
 from ..tasks.task import Task
 from ..tasks.teachers import teacher_code, teachers_in
 from ..trees import Tree, answer_in, answer_of, length, put_in, tensors_in
+from .remedies import remedies
 
 WORST = 3  # number of layers that are named
 CAPPED = 1000  # images that are run with a capped instruction set
@@ -132,11 +132,10 @@ class Explained:
 
     def left_float(self) -> list[str]:
         """Return [a sentence on the layers that quantize left float, and why], or []."""
-        record = self.record
         step = str(self.steps[self.place])
-        while record["step"] != step and record["before"] in self.store:
-            record = self.store.record(record["before"])
-        facts = record["facts"]
+        made_from = self.store.chain(self.record)  # one record for each step, the last step's first
+        back = len(self.steps) - 1 - self.place
+        facts = made_from[back]["facts"] if back < len(made_from) else {}
         return [
             f"{said}."
             for said in [
@@ -295,7 +294,10 @@ class Explained:
             )
         rows = list[dict[str, Any]]()
         main = self.task.metric_names[0]
-        for what, recipe in [("as it is", Recipe(self.steps)), *self.remedies(found)]:
+        for what, recipe in [
+            ("as it is", Recipe(self.steps)),
+            *remedies(self.steps, self.place, found),
+        ]:
             try:
                 (record,) = run(
                     recipe,
@@ -306,6 +308,8 @@ class Explained:
                     device=str(device),
                     say=self.say,
                 )
+            except Unmeasured as error:  # some of its files failed
+                (record,) = error.records
             except LissomError as error:
                 rows.append({"what": what, "recipe": str(recipe), "failed": str(error)})
                 continue
@@ -334,68 +338,3 @@ class Explained:
     def metric(self, outputs: Tree, labels: Tree) -> float | None:
         """Return the task's first metric of outputs (n classes) against labels (n)."""
         return main_score(scored(self.task, [(outputs, labels)]))
-
-    def remedies(self, found: dict[str, Any]) -> list[tuple[str, Recipe]]:
-        """Return changes that might help this network, each as text and as a recipe."""
-        step = self.steps[self.place]
-        assert isinstance(step, Quantize)
-        changes: list[tuple[str, dict[str, Any]]] = [
-            *(
-                (f"range={name}", {"range": name})
-                for name in ("minmax", "percentile", "mse")
-                if step.inputs != 32 and not (step.range or "").startswith(name)
-            ),
-            *(
-                []
-                if step.rounding != "nearest" or step.weights == 32
-                else [("learned rounding", {"rounding": "learned"})]
-            ),
-            *(
-                []
-                if step.correct or step.weights == 32
-                else [("corrected biases", {"correct": True})]
-            ),
-            *(
-                [("weights of 7 bits", {"reduce_range": True})]
-                if any(
-                    row["noise"] > UNLIKE
-                    for target in found["targets"].values()
-                    for row in target["capped"]
-                )
-                else []
-            ),
-            ("the worst layer float", {"keep": joined(step.keep, found["worst"][:1])}),
-            ("the worst three layers float", {"keep": joined(step.keep, found["worst"])}),
-        ]
-        recipes = [
-            (
-                what,
-                Recipe(
-                    (
-                        *self.steps[: self.place],
-                        replace(step, **change),
-                        *self.steps[self.place + 1 :],
-                    )
-                ),
-            )
-            for what, change in changes
-        ]
-        if not any(
-            isinstance(earlier, (Quantize, Equalize)) for earlier in self.steps[: self.place]
-        ):
-            recipes.append(
-                (
-                    "equalized before",
-                    Recipe((*self.steps[: self.place], Equalize(), *self.steps[self.place :])),
-                )
-            )
-        return recipes
-
-
-def joined(patterns: str, names: Sequence[str]) -> str:
-    """Return a comma-separated list of patterns with names added.
-
-    >>> joined("a*", ["b"])
-    'a*,b'
-    """
-    return ",".join([*filter(None, [patterns]), *names])

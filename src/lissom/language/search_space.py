@@ -8,6 +8,7 @@ Every {set} and every range is one choice. A search makes all choices to get a r
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +22,8 @@ from .recipe import Recipe
 
 DIGITS = 3  # significant digits of a number chosen from a range
 STEP = "step "  # how names of choices between steps begin
+EXACT = 12  # significant digits of a number on a grid: 0.1 + 2 * 0.1 is written 0.3
+NEARLY = 1e-9  # share of a step by which the last number of a grid may seem to exceed the range
 NOTHING = 0.02  # share of a range that begins at amount 0; below it, the step is left out
 
 
@@ -73,9 +76,13 @@ class Choice:
         """
         value = min(max(value, self.low), self.high)
         if self.step is not None:
-            steps = round((value - self.low) / self.step)
-            value = min(self.low + steps * self.step, self.high)
-        return round(value) if self.whole else float(f"{value:.{DIGITS}g}")
+            most = math.floor((self.high - self.low) / self.step + NEARLY)
+            value = self.low + min(round((value - self.low) / self.step), most) * self.step
+        if self.whole:
+            return round(value)
+        if self.step is not None:
+            return float(f"{value:.{EXACT}g}")
+        return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
 
 
 Choose = Callable[[Choice], float]  # returns the index of an option, or a number
@@ -109,22 +116,28 @@ class SearchSpace:
         return self.text
 
     def _explored(self) -> dict[str, Choice]:
-        """Return all choices by name. Choices inside an option are found by taking that option."""
+        """Return all choices by name. Choices inside an option are found by taking that option, and
+        those that the option is inside of.
+        """
         found: dict[str, Choice] = {}
+        taken: dict[str, dict[str, int]] = {}  # the options that lead to each choice
 
-        def look(name: str = "", place: int = 0) -> None:
+        def look(options: dict[str, int]) -> None:
             def choose(choice: Choice) -> float:
-                found.setdefault(choice.name, choice)
-                return place if choice.name == name else choice.low
+                if choice.name not in found:
+                    found[choice.name] = choice
+                    taken[choice.name] = options
+                return options.get(choice.name, choice.low)
 
             Picking(choose, self.met).expression(self.tree)
 
-        look()
+        look({})
         looked = set[str]()
         while left := [name for name in found if name not in looked]:
-            looked.add(left[0])
-            for place in range(1, len(found[left[0]].options)):
-                look(left[0], place)
+            name = left[0]
+            looked.add(name)
+            for place in range(1, len(found[name].options)):
+                look({**taken[name], name: place})
         return found
 
     def _some_recipe(self) -> Recipe:
@@ -146,9 +159,13 @@ class SearchSpace:
         raise refused
 
     def recipe(self, choose: Choose) -> Recipe:
-        """Return the recipe of the choices. Raises LissomError if its steps cannot be combined."""
+        """Return the recipe of the choices. Raises LissomError if its steps cannot be combined, or if
+        none is left.
+        """
         tree = Picking(choose, self.met).expression(self.tree)
-        recipe = Recipe(ast.unparse(tree)) if tree is not None else Recipe(())
+        if tree is None:
+            raise LissomError(f"recipe: with these amounts, no step of '{self.text}' is left")
+        recipe = Recipe(ast.unparse(tree))
         recipe.check()
         return recipe
 
@@ -292,6 +309,8 @@ def choice_from(name: str, numbers: list[int | float], *, whole: bool, log: bool
         raise LissomError(f"{name}: expected a range from less to more, got {said}")
     if step is not None and not 0 < step <= high - low:
         raise LissomError(f"{name}: expected a step above 0 and within the range, got {said}")
+    if log and step is not None:
+        raise LissomError(f"{name}: log(low..high) takes no step, got log({said})")
     if log and low <= 0:
         raise LissomError(f"{name}: expected log(low..high) with low above 0, got {said}")
     if whole and not all(float(number).is_integer() for number in numbers):

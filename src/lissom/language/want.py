@@ -128,7 +128,7 @@ def name_in(node: ast.expr) -> tuple[str, str | None]:
     """Return a name and the runtime after its @, or None. Raises LissomError if there is no name."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
         name, _ = name_in(node.left)
-        return name, ast.unparse(node.right)
+        return name, ast.unparse(node.right).replace("'", '"')  # as a target is written
     if isinstance(node, ast.Name):
         return node.id, None
     if isinstance(node, ast.Constant) and isinstance(node.value, str):

@@ -209,8 +209,8 @@ class Loop:
         begin = time.perf_counter() - self.spent_s
         for pixels, targets in self._batches():
             self.taken += 1
-            if length(targets) == 1 and self.seen:
-                continue  # a single image has no batch statistics
+            if length(targets) == 1 < self.pace.batch and self.seen:
+                continue  # a last batch of one sample has no batch statistics
             value = self._step(pixels, targets)
             self.spent_s = time.perf_counter() - begin
             if (

@@ -167,9 +167,9 @@ class Store:
             lock.release()
 
     @contextmanager
-    def needed(self, keys: Iterable[str]) -> Iterator[None]:
+    def needed(self, keys: Iterable[str] = ()) -> Iterator[Callable[[Iterable[str]], None]]:
         """Protect entries, and all that they were made from, from pruning until the block or the
-        process ends.
+        process ends. The block gets a function that protects further keys as well.
 
         The keys are written to a file beside a lock that this process holds. Pruning reads the
         files whose locks are held and deletes the others. It holds the lock `.prune` meanwhile, and
@@ -179,11 +179,17 @@ class Store:
         self.writable()
         lock = self.root / ".locks" / f".run-{uuid.uuid4().hex}"
         note = lock.with_name(f"{lock.name}.json")
-        with FileLock(lock):
+        protected = set[str]()
+
+        def protect(more: Iterable[str]) -> None:
+            protected.update(more)
             with self.lock(".prune"):  # wait for a pruning that is running now
-                write_json(note, sorted(set(keys)))
+                write_json(note, sorted(protected))
+
+        with FileLock(lock):
+            protect(keys)
             try:
-                yield
+                yield protect
             finally:
                 with suppress(OSError):
                     note.unlink(missing_ok=True)

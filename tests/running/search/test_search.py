@@ -20,12 +20,12 @@ from lissom.language.recipe import Recipe
 from lissom.language.search_space import SearchSpace
 from lissom.language.want import Want
 from lissom.running.plan import targets_of
-from lissom.running.search.effort import Effort
-from lissom.running.search.found import Found, few_bits_help
+from lissom.running.search.effort import Effort, Left, expected_count
+from lissom.running.search.found import Found, Unanswered, few_bits_help, finished
 from lissom.running.search.front import gain
 from lissom.running.search.goal import Goal
 from lissom.running.search.outcome import Outcome, Point
-from lissom.running.search.propose import Left, Proposer
+from lissom.running.search.propose import Proposer
 from lissom.running.search.search import Budget, Search, default_space, why_not
 from lissom.running.search.surrogate import encoded
 from lissom.tasks.task import Task
@@ -77,17 +77,14 @@ def test_a_short_search_where_half_the_options_fail_meets_its_limits(
         assert search.goal.best(search.trained) is not None
 
 
-def test_few_recipes_may_be_a_matter_of_time_or_of_trials() -> None:
-    space = SearchSpace(SPACE)
-    goal = Goal.of(Want.of("smallest, top1 >= 0.9"), ["top1"], ["onnxruntime"], FLOAT)
-    proposer = Proposer(space, goal, FLOAT, np.random.default_rng(0))
-    point, recipe = proposer.random_point()
-    trained = [Outcome(point, str(recipe), "", dict(FLOAT), 20.0)]
-    assert not proposer.is_few([], Left(100.0), 1)  # how long one takes is not known
-    assert proposer.is_few(trained, Left(100.0), 1)
-    assert not proposer.is_few(trained, Left(300.0), 1)
-    assert not proposer.is_few(trained, Left(100.0), 4)
-    assert proposer.is_few(trained, Left(300.0, recipes=3), 1)
+def test_the_number_of_recipes_is_a_matter_of_time_or_of_trials() -> None:
+    recipe = 'prune(0.5) | distill("kd", 5)'
+    trained = [Outcome({}, recipe, "", {}, 20.0), Outcome({}, "fold", "", {}, 1.0)]
+    assert expected_count([], Left(100.0), 1) == np.inf  # how long one takes is not known
+    assert expected_count(trained[1:], Left(100.0), 1) == np.inf
+    assert expected_count(trained, Left(100.0), 1) == 2 + 5
+    assert expected_count(trained, Left(100.0), 4) == 2 + 20
+    assert expected_count(trained, Left(100.0, recipes=3), 4) == 2 + 3
 
 
 def test_the_cheapest_combination_is_looked_for_before_a_goal_is_refused(tmp_path: Path) -> None:
@@ -464,3 +461,89 @@ def test_a_network_that_misses_what_is_expected_of_it_is_not_searched(
     ):
         searched_for("top1=1.0")
     assert len(list(store)) == networks
+
+
+def test_a_space_without_learning_is_searched_by_the_model(tmp_path: Path) -> None:
+    """Its recipes are quick, so nothing has to be assumed, nor begun in the middle for ever."""
+    want = "smallest, top1 >= float - 0.05"
+    search, _ = searched(
+        tmp_path, want, "model", 0, 1e6, space="prune(0..0.5) | quantize(8)", trials=16
+    )
+    best = search.goal.best(search.trained)
+    assert best is not None and best.values["bytes@onnxruntime"] < 70_000  # 79,000 in the middle
+
+
+@pytest.mark.parametrize(
+    "space", ["prune(0..0.8)", "train(1) | quantize(8)", "{fold, prune(0..0.5)}"]
+)
+def test_spaces_with_hardly_a_choice_are_searched_to_their_end(space: str, tmp_path: Path) -> None:
+    for want in ("smallest", "front"):
+        search, _ = searched(tmp_path / want, want, "model", 0, 600, space=space, trials=8)
+        assert search.trained and all(each.recipe for each in search.outcomes)
+
+
+def test_a_model_learns_where_recipes_cannot_be_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What looks best may lie beyond what can be run, as the floor of prune."""
+    true = Landscape.outcome
+    refused: list[float] = []
+
+    def sometimes(self: Landscape, point: Point, recipe: Recipe, *, probe: bool = False) -> Outcome:
+        if point.get("prune.amount", 0) > 0.4:
+            refused.append(point["prune.amount"])
+            raise LissomError("prune: the floor")
+        return true(self, point, recipe, probe=probe)
+
+    monkeypatch.setattr(Landscape, "outcome", sometimes)
+    for want in ("smallest, top1 >= float / 2", "front"):
+        refused.clear()
+        search, _ = searched(tmp_path / want[:5], want, "model", 0, 600)
+        assert len(search.trained) >= 12 and len(refused) < 40
+        best = min(each.values["bytes@onnxruntime"] for each in search.trained)
+        assert best < 4e5 * 0.68 * 4 / 32 + 4000  # at least 0.32 is cut, of the 0.4 that can be
+
+
+@pytest.mark.parametrize(
+    ("want", "by", "said"),
+    [
+        ("fastest", "modle", "did you mean 'model'"),
+        ("fastest@onnxrntime", "model", "did you mean 'onnxruntime'"),
+        ("fastest@openvino", "model", "runtime of --to"),
+    ],
+)
+def test_what_is_misspelt_is_told_before_anything_is_run(
+    want: str, by: str, said: str, tmp_path: Path
+) -> None:
+    land = Landscape(tmp_path)
+    land.reference = pytest.fail  # type: ignore[method-assign]
+    with pytest.raises(LissomError, match=said):
+        Search(SearchSpace(SPACE), Want.of(want), land, Budget(100), "", by)  # type: ignore[arg-type]
+
+
+def test_a_runtime_of_no_target_is_refused_without_any(tmp_path: Path) -> None:
+    land = Landscape(tmp_path)
+    land.targets = []
+    with pytest.raises(LissomError, match="--to names its runtime"):
+        Search(SearchSpace(SPACE), Want.of("fastest@openvino"), land, Budget(100), "")  # type: ignore[arg-type]
+
+
+def test_neighbours_on_a_logarithmic_range_are_a_share_of_it_away() -> None:
+    space = SearchSpace("train(1, lr=log(0.0001..0.1))")
+    goal = Goal((("top1", 1),), ())
+    proposer = Proposer(space, goal, FLOAT, np.random.default_rng(0))
+    rates = [proposer.near({"train.lr": 0.001})[0]["train.lr"] for _ in range(300)]
+    spread = np.std(np.log(rates)) / np.log(0.1 / 0.0001)
+    assert spread == pytest.approx(0.1, rel=0.2) and min(rates) > 0.0001
+
+
+def test_what_was_found_is_kept_though_its_file_cannot_be_made_again(tmp_path: Path) -> None:
+    search, land = searched(tmp_path, WANT, "model", 0, 200)
+
+    def gone(_: Outcome) -> list[dict[str, object]]:
+        raise LissomError("store: it was deleted")
+
+    with pytest.raises(Unanswered, match="it was deleted") as caught:
+        finished(search, gone, land.run.store)
+    assert caught.value.found.met and caught.value.found.outcomes
+    assert list((tmp_path / ".searches").glob("*.json"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
+from itertools import count
 from typing import Protocol
 
 from ...errors import LissomError
@@ -64,6 +65,7 @@ class Schedule:
         self.running: dict[str, Node] = {}
         self.ended: dict[str, LissomError | None] = {}
         self.losses = Counter[str]()
+        self.numbers = count()  # of nodes, in the order they were added
         self.rungs: dict[str, Rung] = {}  # by key of the node whose learning is judged
 
     def add(self, end: Node) -> None:
@@ -73,7 +75,7 @@ class Schedule:
             if isinstance(self.ended.get(node.key), Stopped):
                 del self.ended[node.key], self.places[node.key]
             if node.key not in self.places:
-                self.places[node.key] = len(self.places)
+                self.places[node.key] = next(self.numbers)
                 self.before[node.key] = earlier
                 if not earlier or earlier in self.ended:
                     self.entering.append(node)

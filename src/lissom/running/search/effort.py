@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
@@ -30,6 +32,26 @@ def learned(recipe: Recipe) -> str:
 def is_epochs(choice: Choice) -> bool:
     """Return whether a choice is that of the epochs of a step."""
     return choice.name.partition(" #")[0].endswith(".epochs")
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is left of a search's budget: seconds, and recipes."""
+
+    seconds: float
+    recipes: float = math.inf
+
+
+def expected_count(outcomes: Sequence[Outcome], left: Left, at_once: int) -> float:
+    """Return how many recipes a search is expected to run in all, if `at_once` run side by side;
+    infinity before the time of one that trains is known.
+    """
+    begun = [each for each in outcomes if not each.probe]
+    taken = [each.seconds for each in begun if learned(Recipe(each.recipe))]
+    if not taken:
+        return math.inf
+    more = min(at_once * left.seconds / max(median(taken), LEAST_S), left.recipes)
+    return len(begun) + more
 
 
 class Effort:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..execute import Run
 from ..launch.schedule import Schedule
 from ..launch.workers import Workers
 from ..measure import exported, inputs_in
-from ..plan import Node, ends
+from ..plan import Node, ends, tree
 from .outcome import Outcome, Point
 
 
@@ -44,6 +44,7 @@ class Evaluation:
     threads: int
     workers: Workers
     look: Callable[[], None] = lambda: None  # called regularly while workers learn
+    protect: Callable[[Iterable[str]], None] = lambda _: None  # keys from being pruned meanwhile
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -149,6 +150,7 @@ class Evaluation:
         """Make networks; return for each how that ended."""
         begin = self.clock()
         seconds = dict[str, float]()
+        self.protect(node.key for node in tree(ends))
         for end in ends:
             self.schedule.add(end)
         for node, _ in self.schedule:

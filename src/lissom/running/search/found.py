@@ -63,6 +63,14 @@ class Found:
         return asdict(self)
 
 
+class Unanswered(Unmeasured):
+    """Say that a chosen network was not made or measured; `found` is the result of the search."""
+
+    def __init__(self, errors: list[LissomError], found: Found) -> None:
+        super().__init__(errors, found.records)
+        self.found = found
+
+
 def search(
     space: str | SearchSpace | None,
     want: str | Want,
@@ -93,8 +101,8 @@ def search(
     are those of `lissom.run`: several recipes then run in parallel, each proposed as if the pending
     ones gave their predicted results; files are measured while none learns. `expect` is that of
     `lissom.run`: nothing is searched unless the uncompressed network reaches it. Raises LissomError
-    for bounds that are known to be out of reach before anything is trained, and Unmeasured if a file
-    cannot be exported or run.
+    for bounds that are known to be out of reach before anything is trained, and Unanswered if a
+    chosen network cannot be made again, or its file cannot be exported or run.
     """
     end_s = time.monotonic() + budget_s
     store = store if isinstance(store, Store) else Store(store)
@@ -125,15 +133,12 @@ def search(
     )
     setting = Setting(task, store, device, runner.checkpoint_s)
     crew = crew_of(workers, worker_threads, runner, setting, say)
-    with closing(Evaluation(runner, wanted, seed, threads, crew, look)) as evaluation:
+    with (
+        store.needed() as protect,
+        closing(Evaluation(runner, wanted, seed, threads, crew, look, protect)) as evaluation,
+    ):
         searching = Search(
-            searched,
-            want,
-            evaluation,
-            Budget(SHARE * budget_s, trials),
-            storage,
-            by,
-            say,
+            searched, want, evaluation, Budget(SHARE * budget_s, trials), storage, by, say
         )
         if runner.expected:  # an earlier search may have measured the uncompressed network
             evaluation.check_reference(searched.example)
@@ -214,6 +219,8 @@ def finished(
         except Unmeasured as error:
             records += error.records
             failed.append(error)
+        except LissomError as error:
+            failed.append(error)
     metrics = searching.evaluation.run.task.metric_names
     found = Found(
         name=searching.name,
@@ -236,7 +243,7 @@ def finished(
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(json.dumps(found.json(), indent=1), encoding="utf-8")
     if failed:
-        raise Unmeasured(failed, records)
+        raise Unanswered(failed, found)
     return found
 
 

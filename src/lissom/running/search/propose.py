@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import median
 
 import numpy as np
 
 from ...errors import LissomError
 from ...language.recipe import Recipe
 from ...language.search_space import Choice, SearchSpace
-from .effort import LEAST_S, Effort, learned
+from .effort import Effort, Left, expected_count, learned
 from .front import gain
 from .goal import Goal
 from .outcome import Outcome, Point
@@ -27,15 +24,8 @@ ASSUMED = 4  # assumed outcomes of recipes that cut nothing
 ENOUGH = 6  # known metrics, from which on nothing is assumed
 EXPLORE = 5  # with a single aim, every fifth recipe is chosen far from all others
 APART = 0.02  # smallest distance of a point from points that were tried
+HOPELESS = 0.05  # a recipe that can be run with less probability is not tried
 THRIFT = 0.5  # exponent of the time that divides a score: 1 would never try long learning
-
-
-@dataclass(frozen=True)
-class Left:
-    """What is left of a search's budget: seconds, and recipes."""
-
-    seconds: float
-    recipes: float = math.inf
 
 
 class Proposer:
@@ -67,15 +57,18 @@ class Proposer:
         self.draw = draw
         self.scale = Scale(goal, reference)
         self.uncompressed = Outcome({}, "", "", dict(reference), 0.0)
+        self.refused: list[Point] = []  # points whose recipes cannot be run
         self.assumed = self.uncut() if len(goal.aims) == 1 else []
 
     def uncut(self) -> list[Outcome]:
         """Return predictions for random recipes whose amounts are all 0: the uncompressed metrics."""
         nothing = {choice.name: choice.low for choice in self.space.choices if choice.amount}
-        points = [self.random_point()[0] for _ in range(ASSUMED if nothing else 0)]
+        drawn = [self.random_point() for _ in range(ASSUMED if nothing else 0)]
+        if not any(learned(recipe) for _, recipe in drawn):  # many can be tried
+            return []
         return [
             Outcome(point | nothing, "", "", dict(self.reference), 0.0, stopped=True)
-            for point in points
+            for point, _ in drawn
             if nothing.keys() <= point.keys()
         ]
 
@@ -114,8 +107,10 @@ class Proposer:
                 return self._drawn(choice)
             if choice.options:
                 return value
-            width = 0.1 * (choice.high - choice.low)
-            return choice.number(value + float(self.draw.normal(0, width)))
+            moved_by = float(self.draw.normal(0, 0.1))  # of the range
+            if choice.log:
+                return choice.number(value * (choice.high / choice.low) ** moved_by)
+            return choice.number(value + moved_by * (choice.high - choice.low))
 
         return moved, self.space.recipe(noting(moved, choose))
 
@@ -141,7 +136,7 @@ class Proposer:
         points = [self.random_point() for _ in range(RANDOM)]
         best = self.goal.best(outcomes)
         tops = [best] if best else self.goal.front(outcomes)
-        for _ in range(NEAR if tops else 0):
+        for _ in range(NEAR if tops and self.space.choices else 0):
             top = tops[int(self.draw.integers(len(tops)))]
             try:
                 points.append(self.near(top.point))
@@ -161,40 +156,63 @@ class Proposer:
         if not candidates:
             return None
         points = np.stack([encoded(point, self.space.choices) for point, _ in candidates])
-        fitting = [each for each in outcomes if each.finished and self.goal.meets(each)]
         begun = [each for each in outcomes if not each.probe]
-        if self.assumed and not any(learned(Recipe(each.recipe)) for each in begun):
-            middle = np.abs(points - 0.5).sum(1)
-            return candidates[int((self.costs_kept(points, outcomes) / (1 + middle)).argmax())][0]
-        if not begun:
-            return candidates[int(self.costs_kept(points, outcomes).argmax())][0]
-        known = np.stack([encoded(each.point, self.space.choices) for each in begun])
-        apart = np.abs(points[:, None] - known[None]).sum(2).min(1)
+        first = self._first(points, outcomes, begun)
+        if first is not None:
+            return candidates[first][0]
         effort = Effort(outcomes, self.space.choices)
         seconds = effort(points, [recipe for _, recipe in candidates])
-        if few:
-            assumed = self.assumed if len(begun) < ENOUGH else []
-            score = self._score(points, [*outcomes, *assumed], fitting or [self.uncompressed])
-            score *= (apart >= APART) if fitting else apart
-        elif len(begun) < BEGIN:
-            score = self.costs_kept(points, outcomes) * apart
-        elif len(self.goal.aims) == 1 and len(begun) % EXPLORE == 0:
-            score = self.hope(points, outcomes) * apart
-        else:
-            score = self._score(points, outcomes, fitting) / seconds**THRIFT * (apart >= APART)
+        score = self._rated(points, outcomes, begun, seconds, few=few)
+        if self.refused:
+            runnable = self.runnable(points, outcomes)
+            score = np.where(runnable < HOPELESS, -1.0, score * runnable)
         score[seconds > left_s] = -1.0
         if score.max() < 0:
             return None
         return candidates[int(score.argmax())][0]
 
-    def is_few(self, outcomes: Sequence[Outcome], left: Left, at_once: int) -> bool:
-        """Return whether few recipes are expected in all, and outcomes can be assumed."""
-        begun = [each for each in outcomes if not each.probe]
-        taken = [each.seconds for each in begun if learned(Recipe(each.recipe))]
-        if not (self.assumed and taken):
-            return False
-        more = min(at_once * left.seconds / max(median(taken), LEAST_S), left.recipes)
-        return len(begun) + more < FEW
+    def _first(
+        self, points: np.ndarray, outcomes: Sequence[Outcome], begun: Sequence[Outcome]
+    ) -> int | None:
+        """Return the place of the recipe to train first, while only costs are known; None later."""
+        has_learned = any(learned(Recipe(each.recipe)) for each in begun)
+        if self.assumed and not has_learned:
+            middle = 1 + np.abs(points - 0.5).sum(1)
+        elif not begun:
+            middle = np.ones(len(points))
+        else:
+            return None
+        return int((self.costs_kept(points, outcomes) / middle).argmax())
+
+    def _rated(
+        self,
+        points: np.ndarray,
+        outcomes: Sequence[Outcome],
+        begun: Sequence[Outcome],
+        seconds: np.ndarray,
+        *,
+        few: bool,
+    ) -> np.ndarray:
+        """Return how promising each point is, given the predicted seconds of its recipe."""
+        fitting = [each for each in outcomes if each.finished and self.goal.meets(each)]
+        apart = self._distance(points, [each.point for each in begun])
+        if few:
+            assumed = self.assumed if len(begun) < ENOUGH else []
+            score = self._score(points, [*outcomes, *assumed], fitting or [self.uncompressed])
+            # until something fits, other options than those that failed
+            return score * ((apart >= APART) if fitting else apart)
+        if len(begun) < BEGIN:  # a model of recipes in one corner knows nothing of the others
+            return self.costs_kept(points, outcomes) * apart
+        if len(self.goal.aims) == 1 and len(begun) % EXPLORE == 0:
+            # a model that is sure that the best is found may be wrong where it was never checked
+            return self.hope(points, outcomes) * apart
+        return self._score(points, outcomes, fitting) / seconds**THRIFT * (apart >= APART)
+
+    def _distance(self, points: np.ndarray, others: Sequence[Point]) -> np.ndarray:
+        """Return the distance (n) of encoded points (n numbers) from the nearest of other points."""
+        places = np.stack([encoded(point, self.space.choices) for point in others])
+        nearest: np.ndarray = np.abs(points[:, None] - places[None]).sum(2).min(1)
+        return nearest
 
     def propose_several(
         self, count: int, outcomes: Sequence[Outcome], tried: set[str], left: Left
@@ -207,7 +225,7 @@ class Proposer:
         """
         points = list[Point]()
         believed = list(outcomes)
-        few = self.is_few(outcomes, left, count)
+        few = bool(self.assumed) and expected_count(outcomes, left, count) < FEW
         for _ in range(count):
             point = self.propose(believed, tried, left.seconds, few=few)
             if point is None:
@@ -245,6 +263,13 @@ class Proposer:
                 limit = self.scale.loss(bound.name, bound.number)
                 score *= below(limit, *self.expected(bound.name, outcomes)(points))
         return score
+
+    def runnable(self, points: np.ndarray, outcomes: Sequence[Outcome]) -> np.ndarray:
+        """Return the probability that recipes can be run, by those that could and could not."""
+        known = [*(each.point for each in outcomes), *self.refused]
+        places = np.stack([encoded(point, self.space.choices) for point in known])
+        values = [1.0] * len(outcomes) + [0.0] * len(self.refused)
+        return 1 - below(0.5, *Surrogate(places, values)(points))
 
     def hope(self, points: np.ndarray, outcomes: Sequence[Outcome]) -> np.ndarray:
         """Return `costs_kept`, but 0 for points that are not predicted to beat the best outcome in

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...bench.machine import machine
-from ...errors import LissomError, counted
+from ...errors import LissomError, counted, unknown
 from ...language.amounts import amount_text
 from ...language.recipe import Recipe
 from ...language.search_space import SearchSpace
@@ -19,11 +19,12 @@ from ...language.want import Want
 from ..eta import spoken
 from ..measure import silent
 from .early import Early
+from .effort import Left
 from .evaluate import Evaluation
 from .goal import Bound, Goal, measured_names
 from .outcome import Outcome, Point
-from .propose import Left, Proposer
-from .study import Storage, Study, study_name
+from .propose import Proposer
+from .study import SAMPLERS, Storage, Study, study_name
 
 PROBES = 8  # at the beginning
 PROBING = 0.15  # share of the budget for probes; two are made in any case
@@ -62,7 +63,13 @@ class Search:
         self.begun = self.clock()
         self.refused = 0  # recipes in a row that could not be run
         self.same = 0  # recipes in a row that were tried before
-        for limit in self.want.limits:  # unknown names are refused before anything is run
+        self.unusable: set[str] = set()  # recipes that could not be run
+        # unknown names are refused before anything is run
+        if self.by not in SAMPLERS:
+            raise unknown("--by", "way to search", self.by, SAMPLERS)
+        if self.want.at is not None:
+            measured_names("ms", self.want.at, run.task.metric_names, targets)
+        for limit in self.want.limits:
             measured_names(limit.quantity, limit.at, run.task.metric_names, targets)
         name = study_name(
             str(self.space),
@@ -127,9 +134,13 @@ class Search:
                 self.outcomes = self.study.outcomes()
             asked = self.next()
             if not asked and self.by == "model":
-                self.say("no other recipe is expected to end in the time that is left")
+                self.say("no recipe that was not tried is expected to end in the time that is left")
                 return
             self.run([(trial, point, self.space.at(point)) for trial, point in asked])
+        if self.same >= SAME:
+            self.say(f"the last {SAME} recipes had all been tried before; the search ends")
+        if self.refused >= SAME:
+            self.say(f"none of the last {SAME} recipes can be run; the search ends")
 
     def next(self) -> list[tuple[Any, Point]]:
         """Return the points to try next in parallel, each with the sampler's trial, or None."""
@@ -140,7 +151,7 @@ class Search:
             room = int(min(room, left.recipes))
         if self.by != "model":
             return [asked for asked in (self.ask() for _ in range(room)) if asked is not None]
-        tried = {each.recipe for each in self.outcomes if not each.probe}
+        tried = {each.recipe for each in self.outcomes if not each.probe} | self.unusable
         points = self.proposer.propose_several(room, self.outcomes, tried, left)
         return [(None, point) for point in points]
 
@@ -158,7 +169,7 @@ class Search:
         fresh = {str(recipe): (point, recipe) for _, point, recipe in asked}
         fresh = {text: each for text, each in fresh.items() if text not in known}
         came = dict(zip(fresh, self.came([*fresh.values()]), strict=True))
-        for trial, _, recipe in asked:
+        for trial, point, recipe in asked:
             text = str(recipe)
             if text in known:
                 self.same += 1
@@ -173,6 +184,7 @@ class Search:
                 continue
             if trial is not None:
                 self.study.fail(trial)
+            self.forget(point, recipe)
             self.refuse(outcome)
 
     def came(self, asked: list[tuple[Point, Recipe]]) -> list[Outcome | LissomError]:
@@ -187,6 +199,11 @@ class Search:
             else each
             for each in self.evaluation.outcomes(asked, rungs)
         ]
+
+    def forget(self, point: Point, recipe: Recipe) -> None:
+        """Note that a recipe cannot be run, so that it is not proposed again."""
+        self.unusable.add(str(recipe))
+        self.proposer.refused.append(point)
 
     def refuse(self, error: LissomError) -> None:
         """Report a recipe that cannot be run. Raises its error after FAILURES without a success."""
@@ -237,6 +254,7 @@ class Search:
         try:
             self.keep(self.evaluation.probe(point, recipe))
         except LissomError as error:
+            self.forget(point, recipe)
             self.say(f"note: {error}")
 
     def check_reachable(self) -> None:

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ...errors import LissomError, first_line, unknown
+from ...errors import LissomError, first_line
 from ...language.search_space import Choice, SearchSpace
 from .goal import Goal
 from .outcome import Outcome, Point
@@ -126,8 +126,6 @@ class Study:
         by: str,
         seed: int,
     ) -> None:
-        if by not in SAMPLERS:
-            raise unknown("--by", "way to search", by, SAMPLERS)
         self.optuna = storage.optuna
         self.space = space
         self.goal = goal
