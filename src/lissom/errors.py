@@ -38,6 +38,10 @@ class Unmeasured(LissomError):
         self.records = records
 
 
+def silent(_: str) -> None:
+    """Say nothing: where no messages are wanted."""
+
+
 def one_line(text: str) -> str:
     """Return a text as one line of limited length without line breaks and control characters.
 

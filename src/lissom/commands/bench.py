@@ -14,13 +14,13 @@ from ..bench.intervals import wide
 from ..bench.latency import Timing, latencies
 from ..bench.machine import machine
 from ..data.data import Data
-from ..errors import LissomError
+from ..errors import LissomError, silent
 from ..importing.file import model_in
 from ..importing.packed import ENDING
 from ..language.method import method_of
 from ..language.target import Target
 from ..running.entries import build_from_entry
-from ..running.measure import exported, inputs_in, silent
+from ..running.measure import exported, inputs_in
 from ..running.plan import targets_of
 from ..store.store import Store
 from ..trees import mapped, shapes

@@ -15,14 +15,14 @@ from ..bench.capped import CAPS, capped
 from ..bench.process import loaded
 from ..data.own_splits import are_classes
 from ..data.split import CPU, spread
-from ..errors import LissomError, Unmeasured
+from ..errors import LissomError, Unmeasured, silent
 from ..language.recipe import Recipe
 from ..language.target import Target
 from ..learning.evaluate import file_answers, network_outputs, relative, scored, together
 from ..report.explanation import LEARNED, best_tried, concluded
 from ..report.rows import main_score
 from ..running.execute import run
-from ..running.measure import exported, inputs_in, silent
+from ..running.measure import exported, inputs_in
 from ..running.plan import ends
 from ..steps.quantize import Quantize
 from ..store.snapshot import restore

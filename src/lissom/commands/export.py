@@ -9,12 +9,12 @@ from pathlib import Path
 
 from torch import nn
 
-from ..errors import LissomError
+from ..errors import LissomError, silent
 from ..exporting.openvino_ir import unpacked
 from ..exporting.snippet import FIRST, snippet
 from ..language.target import Target
 from ..running.entries import build_from_entry
-from ..running.measure import exported, silent
+from ..running.measure import exported
 from ..running.plan import one_target
 from ..store.snapshot import restore
 from ..store.store import Store

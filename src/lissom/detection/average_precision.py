@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..errors import LissomError
+from ..errors import LissomError, silent
 from ..language.tally import Tally
 from ..trees import Tree
 from .boxes import Detections
@@ -107,10 +107,6 @@ class AveragePrecision(Tally):
             },
             print_function=silent,
         )
-
-
-def silent(_: str) -> None:
-    """Print nothing: replaces the library's print function."""
 
 
 def library() -> Any:

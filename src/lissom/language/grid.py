@@ -47,14 +47,12 @@ class Grid(Method, ABC):
 
     of_weights: ClassVar[tuple[int, ...]]  # the numbers of bits that it can round weights to
     of_inputs: ClassVar[tuple[int, ...]]
-    # its intended use, in order: if chosen for weights, for inputs too; only for fewer than 8 bits;
-    # not for the first and last layer; for the inputs of a single layer instead of for all layers
-    # that read the same value; for tensors that need more bits than were asked for
-    for_inputs_too: ClassVar[bool] = False
-    below_8_bits: ClassVar[bool] = False
-    only_inner: ClassVar[bool] = False
+    for_inputs_too: ClassVar[bool] = False  # whether a choice for weights counts for inputs too
+    below_8_bits: ClassVar[bool] = False  # whether it suits only fewer than 8 bits
+    only_inner: ClassVar[bool] = False  # whether the first and the last layer get another grid
+    # whether the inputs of a single layer are rounded, instead of the value that several layers read
     private: ClassVar[bool] = False
-    anywhere: ClassVar[bool] = False
+    anywhere: ClassVar[bool] = False  # whether it serves tensors that need more bits than asked for
     signs: ClassVar[bool] = False  # whether only the sign of inputs matters
     # whether the range of inputs is measured at each call, so that no tensors are held for them
     at_run_time: ClassVar[bool] = False

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import LissomError
+from ..errors import LissomError, silent
 
 FORMAT = 1
 EVERY_MIN = 5.0  # minutes between two checkpoints unless the user says otherwise
@@ -36,10 +36,6 @@ EVERY_MIN = 5.0  # minutes between two checkpoints unless the user says otherwis
 
 class Unusable(Exception):
     """The reason why a checkpoint cannot be resumed from."""
-
-
-def silent(_: str) -> None:
-    """Say nothing."""
 
 
 @dataclass

@@ -20,7 +20,7 @@ from ..bench.machine import machine
 from ..data.inputs import form_of, inputs_of, is_plain
 from ..data.split import CPU
 from ..distillation.ensemble import Ensemble
-from ..errors import LissomError, Unmeasured
+from ..errors import LissomError, Unmeasured, silent
 from ..language.context import Clock
 from ..language.recipe import Recipe, Space
 from ..language.step import Step
@@ -52,7 +52,7 @@ from .expected import chance_note, check_expected, expected_in
 from .launch.crew import Setting, crew_of, made
 from .launch.workers import Workers
 from .loggers import Logs
-from .measure import measure, silent
+from .measure import measure
 from .plan import Node, ends, targets_of, tree
 from .teachers import taught, teachers
 from .team import Team

@@ -19,7 +19,7 @@ from ..bench.machine import machine, machine_text
 from ..bench.process import loaded
 from ..data.inputs import example_in
 from ..data.split import spread
-from ..errors import LissomError
+from ..errors import LissomError, silent
 from ..language.target import Images, Target
 from ..learning.evaluate import Answers, RunFile, file_answers, network_outputs, numbers, together
 from ..store.record import Measurement
@@ -37,10 +37,6 @@ from .pictures import Album
 
 PROFILED = 20  # runs; the latency of each layer is their median
 FEW = 256  # test samples for comparing a file with the float network if it fails against PyTorch
-
-
-def silent(_: str) -> None:
-    """Say nothing."""
 
 
 def exported(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...bench.clock import clock_of
-from ...errors import LissomError, Unmeasured
+from ...errors import LissomError, Unmeasured, silent
 from ...language.search_space import SearchSpace
 from ...language.target import Target
 from ...language.training import Progress
@@ -25,7 +25,6 @@ from ..execute import Run
 from ..execute import run as run_recipes
 from ..expected import expected_in
 from ..launch.crew import Setting, crew_of
-from ..measure import silent
 from ..plan import targets_of
 from .evaluate import Evaluation
 from .outcome import Outcome

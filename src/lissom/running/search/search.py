@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from ...bench.machine import machine
-from ...errors import LissomError, counted, unknown
+from ...errors import LissomError, counted, silent, unknown
 from ...language.amounts import amount_text
 from ...language.recipe import Recipe
 from ...language.search_space import SearchSpace
 from ...language.want import Want
 from ..eta import spoken
-from ..measure import silent
 from .early import Early
 from .effort import Left
 from .evaluate import Evaluation
