@@ -34,7 +34,7 @@ def packed(source: Path, path: Path) -> None:
     if one_bit(model):
         model.reshape([1, *list(model.input(0).get_partial_shape())[1:]])
     for node in constants(model, ov.Type.i8):
-        halved(node)
+        narrow_weight(node)
     with temporary() as folder:
         xml = path if path.suffix == ".xml" else Path(folder, "model.xml")
         ov.save_model(model, xml, compress_to_fp16=False)  # a threshold must not be rounded
@@ -90,7 +90,7 @@ def constants(model: Any, kind: Any) -> list[Any]:
     ]
 
 
-def halved(node: Any) -> None:
+def narrow_weight(node: Any) -> None:
     """Replace an int8 constant by an int4 constant, two weights in a byte, if its values fit."""
     import numpy as np
     import openvino as ov
@@ -106,8 +106,8 @@ def halved(node: Any) -> None:
     node.output(0).replace(fewer.output(0))
 
 
-def widened(node: Any) -> None:
-    """Undo `halved`. OpenVINO 2026.4 computes convolutions with int4 weights in float, and with
+def widen_weight(node: Any) -> None:
+    """Undo `narrow_weight`. OpenVINO 2026.4 computes convolutions with int4 weights in float, and with
     int8 weights in integers.
     """
     import numpy as np
@@ -136,7 +136,7 @@ def read(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             model = core.read_model(archive.read("model.xml"), archive.read("model.bin"))
         for node in constants(model, ov.Type.i4):
-            widened(node)
+            widen_weight(node)
     name_transposed(model)
     return model
 

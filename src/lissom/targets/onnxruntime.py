@@ -57,13 +57,13 @@ def adapt(proto: Any) -> None:
     """Rewrite an ONNX model so that ONNX Runtime computes in integers what should be, and no more, in
     place.
     """
-    from ..exporting.onnx.activations import looked_up
+    from ..exporting.onnx.activations import round_sigmoids
     from ..exporting.onnx.float_layers import keep_float_layers
     from ..exporting.onnx.unshared import unshare_transposes
 
     keep_float_layers(proto)
     unshare_transposes(proto)
-    looked_up(proto)
+    round_sigmoids(proto)
 
 
 @dataclass(frozen=True)

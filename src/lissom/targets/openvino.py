@@ -33,13 +33,13 @@ LAYERS = {
 
 def adapt(proto: Any) -> None:
     """Rewrite an ONNX model so that OpenVINO computes most of it in integers, in place."""
-    from ..exporting.onnx.activations import joined
+    from ..exporting.onnx.activations import join_activations
     from ..exporting.onnx.concatenated import guard_concatenations
     from ..exporting.onnx.expanded import spread_by_adding
     from ..exporting.onnx.operands import sign_operands
     from ..exporting.onnx.unshared import unshare_steps
 
-    joined(proto)
+    join_activations(proto)
     sign_operands(proto)
     guard_concatenations(proto)
     spread_by_adding(proto)

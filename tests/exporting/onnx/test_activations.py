@@ -16,7 +16,7 @@ from torch import nn
 
 import lissom
 from lissom import save
-from lissom.exporting.onnx.activations import joined, looked_up
+from lissom.exporting.onnx.activations import join_activations, round_sigmoids
 from lissom.store.snapshot import rounded_activations
 from lissom.targets.onnxruntime import Onnxruntime
 from lissom.targets.openvino import Openvino
@@ -106,11 +106,11 @@ def test_fewer_bits_stay_where_they_are(tmp_path: Path) -> None:
     )
     proto = onnx.load(str(tmp_path / "f.onnx"))
     clipped = sum(node.op_type == "Clip" for node in proto.graph.node)
-    joined(proto)
+    join_activations(proto)
     assert clipped > 0 and sum(node.op_type == "Clip" for node in proto.graph.node) == clipped
 
 
-@pytest.mark.parametrize("adapt", [joined, looked_up])
+@pytest.mark.parametrize("adapt", [join_activations, round_sigmoids])
 def test_a_network_of_relus_is_left_alone(adapt: object, tmp_path: Path) -> None:
     Onnxruntime().export(quantized(nn.ReLU()), tmp_path / "f.onnx", (3, 8, 8), {})
     proto = onnx.load(str(tmp_path / "f.onnx"))

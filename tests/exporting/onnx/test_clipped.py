@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import lissom
-from lissom.exporting.onnx.clipped import integers_clipped
+from lissom.exporting.onnx.clipped import clip_integers
 from lissom.targets.onnxruntime import Onnxruntime
 from lissom.targets.openvino import Openvino
 
@@ -118,7 +118,7 @@ def test_the_integers_are_the_same(
     for kind in ("Clip", "Relu"):
         proto = graph(kind, ends if kind == "Clip" else [], scale, zero)
         wanted = codes_of(proto, images)
-        integers_clipped(proto)
+        clip_integers(proto)
         onnx.checker.check_model(proto, full_check=True)
         np.testing.assert_array_equal(codes_of(proto, images), wanted)
 
@@ -130,7 +130,7 @@ def kinds(proto: onnx.ModelProto) -> list[str]:
 def test_only_a_grid_that_reaches_beyond_is_clipped() -> None:
     within, beyond = graph("Clip", [0.0, 6.0], 6 / 255, 0), graph("Clip", [0.0, 6.0], 7 / 255, 0)
     for proto in (within, beyond):
-        integers_clipped(proto)
+        clip_integers(proto)
     assert kinds(within) == ["Add", "Clip", "QuantizeLinear", "Reshape"]
     assert kinds(beyond) == ["Add", "QuantizeLinear", "Clip", "Reshape"]
     ends = {t.name: numpy_helper.to_array(t) for t in beyond.graph.initializer}
@@ -142,5 +142,5 @@ def test_a_clip_that_others_read_stays() -> None:
     proto.graph.node.append(helper.make_node("Neg", ["clip"], ["negative"]))
     proto.graph.output.append(helper.make_tensor_value_info("negative", TensorProto.FLOAT, ["n"]))
     before = proto.SerializeToString()
-    integers_clipped(proto)
+    clip_integers(proto)
     assert proto.SerializeToString() == before

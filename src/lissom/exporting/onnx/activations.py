@@ -29,7 +29,7 @@ ACTIVATIONS = {
 }
 
 
-def joined(proto: Any) -> None:
+def join_activations(proto: Any) -> None:
     """Remove 8-bit rounding between a convolution and its activation function, in place.
 
     Rounding to fewer bits, which has a Clip between its two nodes, stays: removing it would change
@@ -61,7 +61,7 @@ def joined(proto: Any) -> None:
         proto.graph.node.remove(rounds)
 
 
-def looked_up(proto: Any) -> None:
+def round_sigmoids(proto: Any) -> None:
     """Round the sigmoid inside each SiLU to 8 bits over 0..1, in place, for ONNX Runtime."""
     from numpy import array
     from onnx import helper, numpy_helper

@@ -19,7 +19,7 @@ SUMS = {"Add", "Conv", "ConvTranspose", "Gemm", "MatMul"}  # ONNX Runtime comput
 WHOLE = (0, 255)
 
 
-def integers_clipped(proto: Any) -> None:
+def clip_integers(proto: Any) -> None:
     """Move each Relu and Clip between a layer or sum and its rounding behind the rounding, in
     place. If it would not change any integer, it stays.
     """

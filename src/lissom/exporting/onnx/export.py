@@ -58,7 +58,7 @@ def export_onnx(
     from .pictured import take_pictures
     from .recurrent import write_recurrent
     from .suppression import write_suppression
-    from .weights import halved
+    from .weights import halve_weights
 
     model = network_of(copy.deepcopy(model).cpu().float().eval(), "export")
     shown = shown_to(model, shape, example)
@@ -83,9 +83,9 @@ def export_onnx(
     proto = converted(model, shown)
     name_by_layer(proto, prefix)  # by what the exporter recorded
     describe(proto, facts)
-    rewritten(proto)
+    rewrite(proto)
     if in_integers and kinds:
-        halved(proto, kinds)
+        halve_weights(proto, kinds)
     if adapt is not None:
         adapt(proto)
     if pictured is not None:
@@ -116,22 +116,22 @@ def describe(proto: Any, facts: dict[str, Any]) -> None:
         del part.metadata_props[:]
 
 
-def rewritten(proto: Any) -> None:
+def rewrite(proto: Any) -> None:
     """Replace nodes that runtimes cannot read, or compute slowly, by equivalents, in place."""
-    from .clipped import integers_clipped
+    from .clipped import clip_integers
     from .constants import compute_constants
     from .padded import round_padded_averages
-    from .parts import parts_rounded
+    from .parts import round_parts
     from .reduced import reduce_sequences_as_pictures
     from .weights import fold_scales_at_load
-    from .wrapped import unwrapped
+    from .wrapped import remove_wrapping
 
     plain_zeros(proto)
     compute_constants(proto)
-    unwrapped(proto)
-    parts_rounded(proto)
+    remove_wrapping(proto)
+    round_parts(proto)
     round_padded_averages(proto)
-    integers_clipped(proto)
+    clip_integers(proto)
     reduce_sequences_as_pictures(proto)
     fold_scales_at_load(proto)
 
@@ -147,7 +147,7 @@ def converted(model: nn.Module, shown: Shown) -> Any:
 
     try:
         with warnings.catch_warnings(), quiet(), torch.no_grad(), released():
-            read_once()
+            cache_functions()
             warnings.simplefilter("ignore")
 
             def export() -> Any:
@@ -174,7 +174,7 @@ def converted(model: nn.Module, shown: Shown) -> Any:
     return proto
 
 
-def read_once() -> None:
+def cache_functions() -> None:
     """Make PyTorch's exporter read the sources of its 500 functions once, not at each export."""
     from torch.onnx._internal.exporter import _registration
 

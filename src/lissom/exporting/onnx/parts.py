@@ -10,7 +10,7 @@ from typing import Any
 from .activations import wires
 
 
-def parts_rounded(proto: Any) -> None:
+def round_parts(proto: Any) -> None:
     """Insert a Q/DQ pair after each output of a split of rounded values, in place."""
     from onnx import helper
 

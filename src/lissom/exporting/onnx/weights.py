@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def halved(proto: Any, kinds: Iterable[str]) -> None:
+def halve_weights(proto: Any, kinds: Iterable[str]) -> None:
     """Store float32 tensors of two or more axes in 16 bits, with a Cast, if that is lossless.
 
     `kinds` are the 16-bit types of the network, "bf16" and "fp16". Weights that were rounded lose

@@ -11,7 +11,7 @@ from typing import Any
 FAR = 2**62  # the end of any axis
 
 
-def unwrapped(proto: Any) -> None:
+def remove_wrapping(proto: Any) -> None:
     """Replace each Pad of mode "wrap" whose pads are constants by slices and a Concat, in place."""
     from onnx import helper, numpy_helper
 
