@@ -91,12 +91,12 @@ class Loop:
         self.optimizer = optimizer_of(model, pace, nn.ModuleList(extra) if extra else None)
         self.carried = carried
         self.rung = rung
-        self._add_what_is_asked(judge)
-        self.each = math.ceil(len(self.train) / pace.batch)
+        self._set_up_options(judge)
+        self.batches_per_epoch = math.ceil(len(self.train) / pace.batch)
         self.rows: list[dict[str, Any]] = []
         self._begin()
 
-    def _add_what_is_asked(self, judge: Judge | None) -> None:
+    def _set_up_options(self, judge: Judge | None) -> None:
         """Set up the optional parts: resumed momentum, best epoch, loss scaling, moving average."""
         pace = self.pace
         self.judge = judge
@@ -112,9 +112,9 @@ class Loop:
     def _begin(self) -> None:
         """Begin an epoch: draw the order of its images and reset its counts."""
         self.order = torch.randperm(len(self.train), generator=self.draw)
-        self.taken = self.seen = 0
-        self.total = torch.zeros((), device=self.device)
-        self.right = torch.zeros((), device=self.device)
+        self.batches_of_epoch = self.samples_seen = 0
+        self.loss_sum = torch.zeros((), device=self.device)
+        self.correct_count = torch.zeros((), device=self.device)
         self.spent_s = 0.0
 
     def run(self, checkpoints: Checkpoints | None, tell: Tell) -> list[dict[str, Any]]:
@@ -150,7 +150,7 @@ class Loop:
         return self.rows
 
     def _agree(self) -> None:
-        """Start all processes that train together from the same state."""
+        """Start all processes that train together from the same state: see LoopTogether."""
 
     def _over(self) -> bool:
         """Return whether the last epoch is done."""
@@ -163,8 +163,8 @@ class Loop:
         row = {
             "epoch": epoch,
             "lr": self.optimizer.param_groups[0]["lr"],
-            "loss": float(self.total) / self.seen,
-            "top1": share(self.right, self.seen),
+            "loss": float(self.loss_sum) / self.samples_seen,
+            "top1": share(self.correct_count, self.samples_seen),
             "seconds": self.spent_s,
         }
         if self.best is not None:
@@ -208,33 +208,35 @@ class Loop:
     def _epoch(self, checkpoints: Checkpoints | None) -> None:
         begin = time.perf_counter() - self.spent_s
         for pixels, targets in self._batches():
-            self.taken += 1
-            if length(targets) == 1 < self.pace.batch and self.seen:
+            self.batches_of_epoch += 1
+            if length(targets) == 1 < self.pace.batch and self.samples_seen:
                 continue  # a last batch of one sample has no batch statistics
             value = self._step(pixels, targets)
             self.spent_s = time.perf_counter() - begin
             if (
-                self.taken % 10 == 0
-                or self._done() == self.each * self.pace.epochs
-                or self.seen >= len(self.order) - 1
+                self.batches_of_epoch % 10 == 0
+                or self._batches_done() == self.batches_per_epoch * self.pace.epochs
+                or self.samples_seen >= len(self.order) - 1
             ):
-                self._look(value)
+                self._check_and_report(value)
             if checkpoints is not None and checkpoints.due():
                 checkpoints.write(self.circumstances(), self.state())
 
     def _batches(self) -> Iterator[tuple[Tree, Tree]]:
         """Yield the remaining batches of the epoch."""
         size = self.pace.batch
-        rest = self.order[self.taken * size :]
+        rest = self.order[self.batches_of_epoch * size :]
         if len(rest):
             yield from self.train.batches(size, self.device, rest)
 
-    def _done(self) -> int:
-        return len(self.rows) * self.each + self.taken
+    def _batches_done(self) -> int:
+        return len(self.rows) * self.batches_per_epoch + self.batches_of_epoch
 
     def _step(self, pixels: Tree, targets: Tree) -> Tensor:
         """Train on one batch; return the value of its loss."""
-        now = rate(self.pace, (self._done() - 1) / (self.each * self.pace.epochs))
+        now = rate(
+            self.pace, (self._batches_done() - 1) / (self.batches_per_epoch * self.pace.epochs)
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = now * group["share"]
         images, targets = augmented(pixels, targets, self.data, self.pace, self.vary, self.kind)
@@ -242,12 +244,14 @@ class Loop:
         backward = self._backward if self.pace.accumulate == 1 else self._backward_in_parts
         value, count = self._gathered(backward(images, targets), length(targets))
         self._update()
-        self.seen += count
-        self.total += value * count
+        self.samples_seen += count
+        self.loss_sum += value * count
         return value
 
     def _gathered(self, value: Tensor, count: int) -> tuple[Tensor, int]:
-        """Complete the gradient of the whole batch; return its loss and its number of samples."""
+        """Complete the gradient of the whole batch; return its loss and its number of samples. One
+        process has all of it already: see LoopTogether.
+        """
         return value, count
 
     def _backward_in_parts(self, images: Tree, targets: Tree) -> Tensor:
@@ -274,7 +278,7 @@ class Loop:
             self.optimizer.zero_grad(set_to_none=True)
         with own_code(self.pace.compile):
             (self.scaler.scale(value) if self.scaler else value).backward()
-        self.right += correct(outputs, targets).to(self.device)
+        self.correct_count += correct(outputs, targets).to(self.device)
         return value.detach()
 
     def _update(self) -> None:
@@ -296,23 +300,25 @@ class Loop:
         """Return a batch in the memory layout of training; only images (n c h w) have one."""
         return images.contiguous(memory_format=self.layout) if images.ndim == 4 else images
 
-    def _look(self, value: Tensor) -> None:
+    def _check_and_report(self, value: Tensor) -> None:
         """Raise LissomError if the loss is not finite; report the progress to `watch`."""
         epoch = len(self.rows) + 1
         mean = finite(
-            self.total / self.seen, value, f"{self.where}: epoch {epoch}, step {self.taken}"
+            self.loss_sum / self.samples_seen,
+            value,
+            f"{self.where}: epoch {epoch}, step {self.batches_of_epoch}",
         )
         if self.watch:
             self.watch(
                 Progress(
                     epoch,
                     self.pace.epochs,
-                    self._done(),
-                    self.each * self.pace.epochs,
+                    self._batches_done(),
+                    self.batches_per_epoch * self.pace.epochs,
                     mean,
-                    share(self.right, self.seen),
-                    self.seen / self.spent_s,
-                    self.spent_s / self.taken,
+                    share(self.correct_count, self.samples_seen),
+                    self.samples_seen / self.spent_s,
+                    self.spent_s / self.batches_of_epoch,
                 )
             )
 
@@ -345,10 +351,10 @@ class Loop:
             "draw": self.draw.get_state(),
             "generators": generators(self.device),
             "order": self.order,
-            "taken": self.taken,
-            "seen": self.seen,
-            "total": self.total,
-            "right": self.right,
+            "taken": self.batches_of_epoch,
+            "seen": self.samples_seen,
+            "total": self.loss_sum,
+            "right": self.correct_count,
             "spent_s": self.spent_s,
         }
 
@@ -365,11 +371,11 @@ class Loop:
         for one, memory in zip(self.remembers, state["memories"], strict=True):
             one.recall(memory)
         self.draw.set_state(state["draw"])
-        self.rows, self.order, self.taken, self.seen = (
+        self.rows, self.order, self.batches_of_epoch, self.samples_seen = (
             state[name] for name in ("rows", "order", "taken", "seen")
         )
-        self.total = state["total"].to(self.device)
-        self.right = state["right"].to(self.device)
+        self.loss_sum = state["total"].to(self.device)
+        self.correct_count = state["right"].to(self.device)
         self.spent_s = state["spent_s"]
         regenerate(state["generators"], self.device)
 

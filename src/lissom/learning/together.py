@@ -49,17 +49,17 @@ class LoopTogether(Loop):
             undone.callback(synchronise(self.learner, ranks))
             self.release = undone.close
         self.vary = torch.Generator()
-        self.before = self.right
+        self.before = self.correct_count
         self.marks: dict[tuple[int, str], tuple[int, int]] = {}
         self._changed()
 
-    def _add_what_is_asked(self, judge: Judge | None) -> None:
+    def _set_up_options(self, judge: Judge | None) -> None:
         def judged(model: nn.Module) -> float | None:
             metric = judge(model) if judge and self.ranks.rank == 0 else None
             told = json.loads(self.ranks.told(json.dumps(metric).encode(), patient=True))
             return None if told is None else float(told)
 
-        super()._add_what_is_asked(judge and judged)
+        super()._set_up_options(judge and judged)
 
     def _begin(self) -> None:
         """Begin an epoch without the last batch if it has too few samples for all processes."""
@@ -73,12 +73,12 @@ class LoopTogether(Loop):
             )
         if 0 < (rest := len(self.order) % size) < least:
             self.order = self.order[:-rest]
-        self.each = -(-len(self.order) // size)
+        self.batches_per_epoch = -(-len(self.order) // size)
 
     def _batches(self) -> Iterator[tuple[Tree, Tree]]:
         """Yield this process's part of each remaining batch of the epoch."""
         size = self.pace.batch
-        rest = self.order[self.taken * size :]
+        rest = self.order[self.batches_of_epoch * size :]
         if not len(rest):
             return
         # the parts of all batches but the last are of one size
@@ -90,7 +90,7 @@ class LoopTogether(Loop):
 
     def _seed(self) -> None:
         """Seed the generators for the next batch: different in each process, equal in each run."""
-        text = f"{self.seed} {self.ranks.rank} {self._done()}"
+        text = f"{self.seed} {self.ranks.rank} {self._batches_done()}"
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
         self.vary.manual_seed(seed)
         torch.manual_seed(seed)
@@ -98,13 +98,13 @@ class LoopTogether(Loop):
         np.random.seed(seed)
 
     def _step(self, pixels: Tree, targets: Tree) -> Tensor:
-        self.before = self.right.clone()
+        self.before = self.correct_count.clone()
         return super()._step(pixels, targets)
 
     def _gathered(self, value: Tensor, count: int) -> tuple[Tensor, int]:
         """Give all processes the gradients, statistics and ranges of the whole batch."""
         size = self.pace.batch
-        whole = min(size, len(self.order) - (self.taken - 1) * size)
+        whole = min(size, len(self.order) - (self.batches_of_epoch - 1) * size)
         share = count / whole
         groups = self.optimizer.param_groups
         parameters = list(chain.from_iterable(group["params"] for group in groups))
@@ -115,7 +115,7 @@ class LoopTogether(Loop):
         sums = self.ranks.summed(
             [
                 *(share * each for each in (*gradients, *statistics, value)),
-                self.right - self.before,
+                self.correct_count - self.before,
                 torch.tensor(facts, dtype=torch.float32, device=self.device),
             ]
         )
@@ -132,7 +132,7 @@ class LoopTogether(Loop):
         self._changed()
         self._settle()
         self._recall()
-        self.right = self.before + right
+        self.correct_count = self.before + right
         return value, whole
 
     def _statistics(self) -> list[Tensor]:
