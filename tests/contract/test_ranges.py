@@ -18,7 +18,7 @@ RANGES = list(menu("ranges"))
 def seen(*batches: torch.Tensor) -> RangeStats:
     found = RangeStats()
     for batch in batches:
-        found.add(batch)
+        found.add(batch, "a site")
     return found
 
 

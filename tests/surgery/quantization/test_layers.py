@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -437,7 +438,7 @@ def test_the_sample_of_values_is_of_all_columns(shape: tuple[int, ...]) -> None:
     """Pixels at the border see padding: a sample of them alone would mislead every range."""
     columns = torch.arange(float(shape[3])).expand(shape)
     seen = RangeStats()
-    seen.add(columns)
+    seen.add(columns, "a site")
     counts = torch.stack([(seen.values() == k).float().mean() for k in range(shape[3])]) * shape[3]
     assert counts.min() > 0.8 and counts.max() < 1.2
 
@@ -497,3 +498,15 @@ def test_thirty_two_bits_of_both_leave_the_network_as_it_was_and_say_so() -> Non
     assert step(whole, context) is whole, "nor is a quantized network another then"
     with pytest.raises(LissomError, match="inputs of 32 bits are not rounded"):
         method_of("steps", 'quantize(32, 32, range="mse")')
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_activation_that_is_not_finite_is_named(value: float) -> None:
+    with pytest.raises(LissomError, match=r"is NaN or infinite on .* sample: that of blocks-2"):
+        RangeStats().add(torch.tensor([1.0, value]), "blocks-2")
+
+
+def test_a_site_with_one_value_has_the_bounds_of_its_half() -> None:
+    seen = RangeStats()
+    seen.add(torch.tensor([3.0]), "a site")
+    assert (seen.half().low, seen.half().high) == (3, 3)

@@ -34,13 +34,15 @@ class RangeStats:
     early: tuple[float, float] = (0.0, 0.0)
     draw: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
 
-    def add(self, x: Tensor) -> None:
-        """Add the values of one batch. Raises LissomError if one is NaN or infinite."""
+    def add(self, x: Tensor, site: str) -> None:
+        """Add the values of one batch. Raises LissomError, naming the site, if one is not finite."""
         flat = x.detach().float().flatten()
         if not torch.isfinite(flat).all():
-            raise LissomError("quantize: an activation is NaN or infinite on a calibration image")
-        if not self.bounds and len(flat) > 1:
-            early = flat[: len(flat) // 2]
+            raise LissomError(
+                f"quantize: an activation is NaN or infinite on a calibration sample: that of {site}"
+            )
+        if not self.bounds:
+            early = flat[: max(1, len(flat) // 2)]
             self.early = float(early.min()), float(early.max())
         self.bounds.append((float(flat.min()), float(flat.max())))
         self.low = min(self.low, self.bounds[-1][0])
@@ -89,15 +91,15 @@ def observe_ranges(
 
     def visit(name: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
         if name in seen and out.numel():
-            seen[name].add(out)
+            seen[name].add(out, name)
         if (
             entries
             and kind_of(name) in ("conv", "linear")
             and len(args) > 1
-            and args[1] in entries
+            and args[1] in entries  # the second argument of such a call is its weight
             and args[0].numel()
         ):
-            seen[entries[args[1]]].add(args[0])
+            seen[entries[args[1]]].add(args[0], entries[args[1]])
         return out
 
     paths = paths_of(network) if calls is not None and not calls else None
@@ -106,7 +108,7 @@ def observe_ranges(
             inputs = copied(batch)
             for site, x in entering(network, inputs).items():
                 if site in seen:
-                    seen[site].add(x)
+                    seen[site].add(x, site)
             with Sites(visit, paths=paths) as made:
                 handed(network.eval(), inputs)
             if calls and made.counts != calls:

@@ -100,7 +100,7 @@ def rounding_error(
         bounds = (0.0, 0.0)
         if not inputs.grid.at_run_time:
             stats = RangeStats()
-            stats.add(x)
+            stats.add(x, "a linear layer")
             bounds = pick(stats, 2**inputs.bits - 1)
         held = inputs.grid.hold_inputs(*bounds, inputs.bits)
         x = Rounding(inputs.grid, inputs.bits, "inputs", held).eval()(x)
