@@ -4,6 +4,7 @@ CSV.
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import re
@@ -17,7 +18,7 @@ from records import record
 from lissom.report.comparison import compared, print_compared
 from lissom.report.explanation import file_text
 from lissom.report.page import with_references
-from lissom.report.rows import csv_of, over_seeds, rows_of
+from lissom.report.rows import csv_of, drifts, over_seeds, rows_of
 from lissom.report.table import cell, code_cell, markdown, print_record, print_records
 from lissom.running.measurement_notes import medians
 from lissom.store.store import Store
@@ -337,3 +338,24 @@ def test_names_stay_in_their_cells_of_markdown(name: str) -> None:
     code = code_cell(name)
     fence = re.match("`+", code)[0]  # type: ignore[index]
     assert code.endswith(fence) and fence not in re.sub(f"^{fence}|{fence}$", "", code).split()
+
+
+def test_latencies_of_a_machine_that_was_slower_meanwhile_come_with_a_note(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The uncompressed network is timed beside each file: its own latency shows such changes."""
+    records = [
+        record(recipe, 0, 0.9, {"onnxruntime": 0.9, "openvino": 0.9}) for recipe in ("a", "b")
+    ]
+    slow = records[1]["targets"]["openvino"] = copy.deepcopy(records[1]["targets"]["openvino"])
+    for part in ("float_latency_ms", "latency_ms"):
+        slow[part] = {name: 1.3 * value for name, value in slow[part].items()}
+    (note,) = drifts(rows_of(records))
+    times = [each["targets"]["openvino"]["float_latency_ms"]["median"] for each in records]
+    assert note.startswith(
+        f"openvino: the uncompressed network took {times[0]:.3g} to {times[1]:.3g} ms when these files"
+    )
+    print_records(records)
+    assert note in " ".join(capsys.readouterr().out.split())
+    records[1]["task"]["model"] = "another"
+    assert drifts(rows_of(records)) == []

@@ -1214,6 +1214,7 @@ const unpack = id =>
       $("pick").append(o);
     }
     for (const n of document.querySelectorAll(".firstmetric")) n.textContent = headed(first);
+    $("drifts").replaceChildren(...D.drifts.map(text => node("p", text)));
     $("badly").hidden = !own.some(r => r.disturbed);
     $("meansbox").hidden = !D.means.length;
     $("means").onchange = table;

@@ -19,7 +19,7 @@ from ..system.scratch import written
 from .answers import answers_data
 from .comparison import layer_rows
 from .facets import facets
-from .rows import TASK, over_seeds, rows_of
+from .rows import TASK, drifts, over_seeds, rows_of
 from .searches import searches_data
 from .table import notes_of, size_lines
 from .zeros import zeros_of
@@ -106,6 +106,7 @@ def page_data(records: Sequence[dict[str, Any]], store: Store) -> dict[str, Any]
     return {
         "uncompressed": uncompressed(records, store),
         "rows": rows,
+        "drifts": drifts(own),
         "means": means if any(len(row["seeds"]) > 1 for row in means) else [],
         "scores": list(dict.fromkeys(name for row in own for name in row["more"])),
         "runs": runs,

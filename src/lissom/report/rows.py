@@ -13,6 +13,7 @@ from ..bench.machine import measured_on
 
 Row = dict[str, Any]
 FORMULA = tuple("=+-@\t\r")  # first characters of a spreadsheet formula
+DRIFT = 1.15  # times that latencies of one network differ if the machine's speed has changed
 TASK = ("model", "data", "kind", "size")  # columns that distinguish tasks
 AVERAGED = (
     "metric",
@@ -109,6 +110,24 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
                 }
             )
     return rows
+
+
+def drifts(rows: Sequence[Row]) -> list[str]:
+    """Return a note for each runtime on whose rows one uncompressed network took different times:
+    the machine was not equally fast when these files were measured.
+    """
+    times: dict[tuple[str, ...], list[float]] = {}
+    for row in rows:
+        if row["float_ms"] and not row["disturbed"]:
+            same = (*(row[name] for name in TASK), row["machine"], row["target"])
+            times.setdefault(same, []).append(row["float_ms"])
+    return [
+        f"{target}: the uncompressed network took {min(found):.3g} to {max(found):.3g} ms when these "
+        "files were measured, so compare 'faster' instead of ms; `lissom bench KEY KEY` measures files "
+        "in turns"
+        for (*_, target), found in times.items()
+        if max(found) > DRIFT * min(found)
+    ]
 
 
 def in_integers(found: dict[str, Any]) -> str | None:

@@ -16,7 +16,7 @@ from ..bench.machine import machine_text
 from ..errors import counted
 from ..language.amounts import count_text, size_text
 from ..store.store import Store
-from .rows import TASK, Row, csv_of, over_seeds, rows_of
+from .rows import TASK, Row, csv_of, drifts, over_seeds, rows_of
 from .terminal import terminal
 from .zeros import print_zeros, zeros_of
 
@@ -206,6 +206,8 @@ def print_table(records: list[dict[str, Any]]) -> None:
         if any(len(row["seeds"]) > 1 for row in rows):
             said.insert(0, "means over seeds, ± the standard deviation of one")
         console.print(f"{'; '.join(said)}. {machines}", soft_wrap=True)
+        for note in drifts(rows_of(records)):
+            console.print(note, soft_wrap=True)
         if versions := versions_text(records):
             console.print(versions, soft_wrap=True, style="dim")
 
