@@ -626,7 +626,7 @@ def test_several_labels_for_each_image_are_learned_quantized_measured_and_explai
     )
     assert [row["top1"] for row in store.log(record["before"])] == [None]
     explained = Explained(task, store, record["key"])
-    monkeypatch.setattr(explained, "remedies", lambda _: [])
+    monkeypatch.setattr("lissom.commands.explain.remedies", lambda *_: [])
     found = explained.all(targets_of("onnxruntime"), 32)
     (tried,) = explained.tried(found, targets_of("onnxruntime"), CPU)
     assert tried["failed"] is None and tried["targets"]["onnxruntime"]["score"] == file["both"]

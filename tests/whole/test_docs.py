@@ -103,8 +103,9 @@ def tiny(words: str, place: Path) -> list[str]:
         r"\g<1>1",
         words,
     )
-    if "--trials" not in words:
-        words = re.sub(r"--budget \S+", "--budget 20s --trials 1", words)
+    words = re.sub(r"--budget \S+", "--budget 20s", words)
+    if words.startswith("lissom search") and "--trials" not in words:
+        words += " --trials 1"
     store = Store(place / ".lissom")
     found = sorted(
         (store.record(key) for key in store if store.record(key).get("finished")),
