@@ -172,9 +172,12 @@ def test_a_recipe_of_repeats_is_written_in_no_more_letters_and_reads_back_the_sa
 
 @fuzz
 @given(st.lists(steps, min_size=1, max_size=5))
-def test_a_recipe_of_any_steps_is_written_so_that_it_reads_back_the_same(chosen: list[Any]) -> None:
-    recipe = Recipe(tuple(chosen))
-    assume(all(not step.refuses(tuple(chosen[:place])) for place, step in enumerate(chosen)))
+def test_a_recipe_of_any_steps_is_written_so_that_it_reads_back_the_same(drawn: list[Any]) -> None:
+    chosen: tuple[Any, ...] = ()
+    for step in drawn:
+        if not step.refuses(chosen):
+            chosen += (step,)
+    recipe = Recipe(chosen)
     again = Recipe(str(recipe))
     assert again == recipe and hash(again) == hash(recipe)
     assert str(again) == str(recipe)
