@@ -126,12 +126,8 @@ def test_a_file_answers_as_pytorch_does(
     with torch.no_grad():
         wanted = model(x)
     export_onnx(model, path, SHAPE, {})
-    answers = onnxruntime.InferenceSession(path).run(
-        None,
-        {"images": x.numpy()}
-        if len(wanted) == 1
-        else {onnx.load(path).graph.input[0].name: x.numpy()},
-    )
+    name = onnx.load(path).graph.input[0].name
+    answers = onnxruntime.InferenceSession(path).run(None, {name: x.numpy()})
     for number, (answer, value) in enumerate(zip(answers, wanted, strict=True)):
         assert np.allclose(answer, value.numpy(), atol=1e-5), f"tensor {number} of {steps}"
 
