@@ -172,7 +172,8 @@ def code_cell(text: str) -> str:
 
 def print_table(records: list[dict[str, Any]]) -> None:
     """Print one row for each recipe and target; the numbered recipes are listed above."""
-    rows = over_seeds(rows_of(records))
+    each_seed = rows_of(records)
+    rows = over_seeds(each_seed)
     recipes = list(dict.fromkeys(row["recipe"] for row in rows))
     console = terminal()
     shown = columns(rows)
@@ -206,7 +207,7 @@ def print_table(records: list[dict[str, Any]]) -> None:
         if any(len(row["seeds"]) > 1 for row in rows):
             said.insert(0, "means over seeds, ± the standard deviation of one")
         console.print(f"{'; '.join(said)}. {machines}", soft_wrap=True)
-        for note in drifts(rows_of(records)):
+        for note in drifts(each_seed):
             console.print(note, soft_wrap=True)
         if versions := versions_text(records):
             console.print(versions, soft_wrap=True, style="dim")

@@ -93,15 +93,16 @@ def search(
 ) -> Found:
     """Search a space of recipes for networks that meet `want`, and measure the best ones.
 
-    The default space is for trained networks. The search stops after `budget_s` seconds or `trials`
-    recipes that began to train; called again, it continues. Choices use validation data; only the chosen
-    networks see the test set. `by` is model (Gaussian processes), random, tpe or nsga2. `storage`
-    is a file, or the URL of a database that several searches share. `workers` and `worker_threads`
-    are those of `lissom.run`: several recipes then run in parallel, each proposed as if the pending
-    ones gave their predicted results; files are measured while none learns. `expect` is that of
-    `lissom.run`: nothing is searched unless the uncompressed network reaches it. Raises LissomError
-    for bounds that are known to be out of reach before anything is trained, and Unanswered if a
-    chosen network cannot be made again, or its file cannot be exported or run.
+    The default space is for trained networks. The search stops after `budget_s` seconds or
+    `trials` recipes, those that were stopped early included; called again, it continues. Choices
+    use validation data; only the chosen networks see the test set. `by` is model (Gaussian
+    processes), random, tpe or nsga2. `storage` is a file, or the URL of a database that several
+    searches share. `workers` and `worker_threads` are those of `lissom.run`: several recipes then
+    run in parallel, each proposed as if the pending ones gave their predicted results; files are
+    measured while none learns. `expect` is that of `lissom.run`: nothing is searched unless the
+    uncompressed network reaches it. Raises LissomError for bounds that are known to be out of
+    reach before anything is trained, and Unanswered if a chosen network cannot be made again, or
+    its file cannot be exported or run.
     """
     end_s = time.monotonic() + budget_s
     store = store if isinstance(store, Store) else Store(store)

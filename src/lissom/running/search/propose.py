@@ -57,7 +57,7 @@ class Proposer:
         self.draw = draw
         self.scale = Scale(goal, reference)
         self.uncompressed = Outcome({}, "", "", dict(reference), 0.0)
-        self.refused: list[Point] = []  # points whose recipes cannot be run
+        self.refused: dict[str, Point] = {}  # by the text of a recipe that cannot be run
         self.assumed = self.uncut() if len(goal.aims) == 1 else []
 
     def uncut(self) -> list[Outcome]:
@@ -132,7 +132,7 @@ class Proposer:
     def candidates(
         self, outcomes: Sequence[Outcome], tried: set[str]
     ) -> list[tuple[Point, Recipe]]:
-        """Return candidate points with their recipes, none of them tried before."""
+        """Return candidate points with their recipes, none of them tried or refused before."""
         points = [self.random_point() for _ in range(RANDOM)]
         best = self.goal.best(outcomes)
         tops = [best] if best else self.goal.front(outcomes)
@@ -146,7 +146,8 @@ class Proposer:
             for top in tops:
                 points += self.siblings(top)
         fresh = {str(recipe): (point, recipe) for point, recipe in points}
-        return [each for text, each in fresh.items() if text not in tried]
+        known = tried | self.refused.keys()
+        return [each for text, each in fresh.items() if text not in known]
 
     def propose(
         self, outcomes: Sequence[Outcome], tried: set[str], left_s: float, *, few: bool
@@ -266,7 +267,7 @@ class Proposer:
 
     def runnable(self, points: np.ndarray, outcomes: Sequence[Outcome]) -> np.ndarray:
         """Return the probability that recipes can be run, by those that could and could not."""
-        known = [*(each.point for each in outcomes), *self.refused]
+        known = [*(each.point for each in outcomes), *self.refused.values()]
         places = np.stack([encoded(point, self.space.choices) for point in known])
         values = [1.0] * len(outcomes) + [0.0] * len(self.refused)
         return 1 - below(0.5, *Surrogate(places, values)(points))

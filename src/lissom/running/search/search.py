@@ -62,7 +62,6 @@ class Search:
         self.begun = self.clock()
         self.refused = 0  # recipes in a row that could not be run
         self.same = 0  # recipes in a row that were tried before
-        self.unusable: set[str] = set()  # recipes that could not be run
         # unknown names are refused before anything is run
         if self.by not in SAMPLERS:
             raise unknown("--by", "way to search", self.by, SAMPLERS)
@@ -150,7 +149,7 @@ class Search:
             room = int(min(room, left.recipes))
         if self.by != "model":
             return [asked for asked in (self.ask() for _ in range(room)) if asked is not None]
-        tried = {each.recipe for each in self.outcomes if not each.probe} | self.unusable
+        tried = {each.recipe for each in self.outcomes if not each.probe}
         points = self.proposer.propose_several(room, self.outcomes, tried, left)
         return [(None, point) for point in points]
 
@@ -183,7 +182,7 @@ class Search:
                 continue
             if trial is not None:
                 self.study.fail(trial)
-            self.forget(point, recipe)
+            self.proposer.refused[text] = point
             self.refuse(outcome)
 
     def came(self, asked: list[tuple[Point, Recipe]]) -> list[Outcome | LissomError]:
@@ -198,11 +197,6 @@ class Search:
             else each
             for each in self.evaluation.outcomes(asked, rungs)
         ]
-
-    def forget(self, point: Point, recipe: Recipe) -> None:
-        """Note that a recipe cannot be run, so that it is not proposed again."""
-        self.unusable.add(str(recipe))
-        self.proposer.refused.append(point)
 
     def refuse(self, error: LissomError) -> None:
         """Report a recipe that cannot be run. Raises its error after FAILURES without a success."""
@@ -253,7 +247,7 @@ class Search:
         try:
             self.keep(self.evaluation.probe(point, recipe))
         except LissomError as error:
-            self.forget(point, recipe)
+            self.proposer.refused[str(recipe)] = point
             self.say(f"note: {error}")
 
     def check_reachable(self) -> None:
