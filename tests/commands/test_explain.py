@@ -19,8 +19,9 @@ from lissom import LissomError
 from lissom.bench.capped import capped
 from lissom.bench.machine import machine
 from lissom.cli.main import main
-from lissom.commands.explain import Explained
+from lissom.commands.explain import Explainer
 from lissom.commands.remedies import remedies
+from lissom.commands.try_remedies import try_remedies
 from lissom.language.recipe import Recipe
 from lissom.report.explanation import best_tried, concluded
 from lissom.report.page import unpacked
@@ -43,7 +44,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Store, list[dic
 
 def test_the_stages_add_up(runs: Any) -> None:
     task, store, (eight, three) = runs
-    found = Explained(task, store, three["key"]).all([one_target("onnxruntime")], 100)
+    found = Explainer(task, store, three["key"]).findings([one_target("onnxruntime")], 100)
     by = {row["name"]: row for row in found["stages"]}
     assert by["float"]["score"] == pytest.approx(three["float"]["scores"]["test"]["top1"])
     assert by["both, simulated"]["score"] == pytest.approx(three["scores"]["test"]["top1"])
@@ -59,21 +60,21 @@ def test_the_stages_add_up(runs: Any) -> None:
         and found["targets"]["onnxruntime"]["capped"] == []
     )
     assert {row["name"] for row in found["layers"]} == set(
-        layers_of(Explained(task, store, three["key"]).whole)
+        layers_of(Explainer(task, store, three["key"]).network)
     )
-    small = Explained(task, store, eight["key"]).all([], 100)
+    small = Explainer(task, store, eight["key"]).findings([], 100)
     assert small["stages"][-1]["noise"] < found["stages"][-1]["noise"] / 3
     json.dumps(found, allow_nan=False)
 
 
 def test_the_layer_that_was_spoiled_is_named(runs: Any) -> None:
     task, store, (eight, _) = runs
-    this = Explained(task, store, eight["key"])
-    layer = layers_of(this.whole)["blocks.1.conv2"]
+    this = Explainer(task, store, eight["key"])
+    layer = layers_of(this.network)["blocks.1.conv2"]
     assert layer.rounding is not None
     with torch.no_grad():
         layer.rounding.scale.mul_(40)  # type: ignore[operator]
-    found = this.all([], 100)
+    found = this.findings([], 100)
     assert found["worst"][0] == "blocks.1.conv2"
     assert any("blocks.1.conv2 (" in sentence for sentence in found["said"])
     assert "weights" in found["said"][1]
@@ -81,30 +82,30 @@ def test_the_layer_that_was_spoiled_is_named(runs: Any) -> None:
 
 def test_what_was_left_float_is_said(runs: Any) -> None:
     task, store, (eight, _) = runs
-    assert Explained(task, store, eight["key"]).left_float() == []
+    assert Explainer(task, store, eight["key"]).left_float() == []
     (row,) = lissom.run('train(1) | quantize(8, "dynamic", samples=64)', task, store)
-    this = Explained(task, store, row["key"])
+    this = Explainer(task, store, row["key"])
     (said,) = this.left_float()
     assert (
         "1 of 10 layers" in said
         and "9 stay float: ranges at run time are for linear layers" in said
     )
-    assert said in this.all([], 100)["said"]
+    assert said in this.findings([], 100)["said"]
 
 
 def test_remedies_are_run_and_compared(runs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     task, store, (_, three) = runs
-    this = Explained(task, store, three["key"])
-    found = this.all([], 100)
-    proposed = remedies(this.steps, this.place, found)
+    this = Explainer(task, store, three["key"])
+    found = this.findings([], 100)
+    proposed = remedies(this.steps, this.quantize_at, found)
     names = [what for what, _ in proposed]
     assert {"range=minmax", "learned rounding", "corrected biases", "the worst layer float"} <= set(
         names
     )
     assert len(names) == len({str(recipe) for _, recipe in proposed})
     few = [each for each in proposed if each[0] in ("range=minmax", "the worst three layers float")]
-    monkeypatch.setattr("lissom.commands.explain.remedies", lambda *_: few)
-    rows = this.tried(found, [], torch.device("cpu"))
+    monkeypatch.setattr("lissom.commands.try_remedies.remedies", lambda *_: few)
+    rows = try_remedies(this, found, [], torch.device("cpu"))
     assert {row["what"] for row in rows} == {
         "as it is",
         "range=minmax",
@@ -125,14 +126,14 @@ def test_remedies_of_dynamic_ranges_leave_out_what_the_step_refuses() -> None:
 def test_it_is_said_where_there_is_nothing_to_explain(runs: Any) -> None:
     task, store, (eight, _) = runs
     with pytest.raises(LissomError, match="is quantized"):
-        Explained(task, store, eight["float"]["key"])
+        Explainer(task, store, eight["float"]["key"])
 
 
 def test_pictures_of_another_size_than_the_network_takes_are_refused(runs: Any) -> None:
     task, store, (eight, _) = runs
     other = replace(task, data=lissom.Data.of("digits", size=(8, 8)))
     with pytest.raises(LissomError, match=r"seen as \(1, 16, 16\); --data, .* \(1, 8, 8\)"):
-        Explained(other, store, eight["key"])
+        Explainer(other, store, eight["key"])
 
 
 @pytest.mark.parametrize("words", [["explain"], ["inspect", "--sensitivity"]])
@@ -176,7 +177,7 @@ def test_what_was_learned_since_is_no_cost_of_rounding(runs: Any) -> None:
     (record,) = lissom.run(
         "train(1) | quantize(3, 3, first=3, samples=64) | train(1, lr=0.02)", task, store
     )
-    found = Explained(task, store, record["key"]).all([], 50)
+    found = Explainer(task, store, record["key"]).findings([], 50)
     by = {row["name"]: row for row in found["stages"]}
     learned, both = by["learned, not rounded"], by["both, simulated"]
     assert learned["noise"] == learned["lost"] == learned["won"] == 0 and "folded" not in by

@@ -15,7 +15,7 @@ import pytest
 
 import lissom
 from lissom.bench import latency
-from lissom.commands.explain import Explained
+from lissom.commands.explain import Explainer
 from lissom.data.data import Data
 from lissom.report.comparison import compared, layer_rows, print_compared
 from lissom.report.facets import NONE, facets, settings_in
@@ -394,7 +394,9 @@ def test_what_rounding_costs_each_layer_is_drawn_and_told(
     shutil.copytree(store.root, tmp_path / "store")
     kept = Store(tmp_path / "store")
     key = next(key for key in kept if kept.record(key)["recipe"].endswith("quantize(4, inputs=4)"))
-    found = Explained(Task.of("resnet8", Data.of("digits", size=(16, 16))), kept, key).all([], 50)
+    found = Explainer(Task.of("resnet8", Data.of("digits", size=(16, 16))), kept, key).findings(
+        [], 50
+    )
     kept.update(key, {"explanation": found})
     opened(page, write_report([key], kept, tmp_path / "report.html"))
     layers, names = found["layers"], [row["name"] for row in found["layers"]]

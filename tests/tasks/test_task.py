@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lissom import Data, LissomError, Store, Task, run
-from lissom.commands.explain import Explained
+from lissom.commands.explain import Explainer
 from lissom.commands.inspect import inspect_network
+from lissom.commands.try_remedies import try_remedies
 from lissom.data.split import CPU, Images, spread
 from lissom.kinds.classify import top1
 from lissom.learning.examine import examine
@@ -625,10 +626,10 @@ def test_several_labels_for_each_image_are_learned_quantized_measured_and_explai
         "the largest of several labels is no answer"
     )
     assert [row["top1"] for row in store.log(record["before"])] == [None]
-    explained = Explained(task, store, record["key"])
-    monkeypatch.setattr("lissom.commands.explain.remedies", lambda *_: [])
-    found = explained.all(targets_of("onnxruntime"), 32)
-    (tried,) = explained.tried(found, targets_of("onnxruntime"), CPU)
+    explained = Explainer(task, store, record["key"])
+    monkeypatch.setattr("lissom.commands.try_remedies.remedies", lambda *_: [])
+    found = explained.findings(targets_of("onnxruntime"), 32)
+    (tried,) = try_remedies(explained, found, targets_of("onnxruntime"), CPU)
     assert tried["failed"] is None and tried["targets"]["onnxruntime"]["score"] == file["both"]
     print_explanation({**found, "tried": [tried]})
 
@@ -783,7 +784,7 @@ def test_what_a_network_from_elsewhere_is_shown_is_said_wherever_its_numbers_are
     assert said.count(f"note: {note}") == 1 and note in record["task"]["notes"]
     print_record(record)
     assert f"note: {note}" in capsys.readouterr().out
-    assert Explained(task, store, record["key"]).all([], 8)["said"][0] == f"{note}."
+    assert Explainer(task, store, record["key"]).findings([], 8)["said"][0] == f"{note}."
     print_inspection(inspect_network(task.fresh(), task, Prune(0.5)))
     assert f"note: {note}" in capsys.readouterr().out
     write_report([], store, tmp_path / "report.html")

@@ -281,7 +281,8 @@ def explain(
     kept = Store(store)
     found = kept.find(key)
     task = brought.load_for(found, kept)
-    from ..commands.explain import Explained
+    from ..commands.explain import Explainer
+    from ..commands.try_remedies import try_remedies
     from ..learning.brought import check_stated
     from ..learning.examine import examine
     from ..report.explanation import print_explanation
@@ -291,10 +292,10 @@ def explain(
     examine(task)
     check_stated(task)
     with Live(quiet=json) as live:
-        this = Explained(task, kept, found, live.say)
-        seen = this.all(wanted, images)
+        explainer = Explainer(task, kept, found, live.say)
+        seen = explainer.findings(wanted, images)
         if remedy:
-            seen["tried"] = this.tried(seen, wanted, device_of(device))
+            seen["tried"] = try_remedies(explainer, seen, wanted, device_of(device))
     if json:
         print_json(seen)
     else:

@@ -15,12 +15,14 @@ from ..steps.equalize import Equalize
 from ..steps.quantize import Quantize
 
 
-def remedies(steps: Sequence[Step], place: int, found: dict[str, Any]) -> list[tuple[str, Recipe]]:
+def remedies(
+    steps: Sequence[Step], quantize_at: int, found: dict[str, Any]
+) -> list[tuple[str, Recipe]]:
     """Return changes of a recipe that might help its network, each as text and as a recipe.
 
-    `place` is that of the step quantize, and `found` is what explain found of the network.
+    `quantize_at` is the index of the step quantize, and `found` is what explain found of the network.
     """
-    step = steps[place]
+    step = steps[quantize_at]
     assert isinstance(step, Quantize)
     changes: list[tuple[str, dict[str, Any]]] = [
         *(
@@ -50,12 +52,12 @@ def remedies(steps: Sequence[Step], place: int, found: dict[str, Any]) -> list[t
     for what, change in changes:
         with suppress(LissomError):  # some settings exclude each other
             other = replace(step, **change)
-            recipes.append((what, Recipe((*steps[:place], other, *steps[place + 1 :]))))
-    if not any(isinstance(earlier, (Quantize, Equalize)) for earlier in steps[:place]):
+            recipes.append((what, Recipe((*steps[:quantize_at], other, *steps[quantize_at + 1 :]))))
+    if not any(isinstance(earlier, (Quantize, Equalize)) for earlier in steps[:quantize_at]):
         recipes.append(
             (
                 "equalized before",
-                Recipe((*steps[:place], Equalize(), *steps[place:])),
+                Recipe((*steps[:quantize_at], Equalize(), *steps[quantize_at:])),
             )
         )
     return recipes

@@ -64,6 +64,8 @@ class Target(Method, ABC):
     suppresses: ClassVar[bool] = False
     # ending of its files that take images of any size; "" if the runtime cannot resize them
     pictures: ClassVar[str] = ""
+    # whether its integer kernels are oneDNN's, whose instructions ONEDNN_MAX_CPU_ISA limits
+    onednn: ClassVar[bool] = False
 
     @abstractmethod
     def missing(self) -> str | None:

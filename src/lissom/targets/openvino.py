@@ -64,6 +64,7 @@ class Openvino(Target):
     ending: ClassVar[str] = "onnx"
     suppresses: ClassVar[bool] = True
     pictures: ClassVar[str] = "ir"
+    onednn: ClassVar[bool] = True
     module: ClassVar[str] = "openvino"
     others: ClassVar[tuple[str, ...]] = (".ir", ".xml")
 

@@ -1,0 +1,86 @@
+"""What `lissom explain` finds in a file: the metric in its runtime, and on older processors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..bench.capped import CAPS, capped
+from ..bench.process import loaded
+from ..data.split import CPU, spread
+from ..language.target import Target
+from ..learning.evaluate import file_answers, relative, scored, together
+from ..report.rows import main_score
+from ..running.measure import inputs_in
+from ..tasks.task import Task
+from ..trees import Tree, put_in, tensors_in
+
+CAPPED = 1000  # images that are run with a capped instruction set
+
+
+def main_metric(task: Task, outputs: Tree, labels: Tree) -> float | None:
+    """Return the task's first metric of outputs (n classes) against labels (n)."""
+    return main_score(scored(task, [(outputs, labels)]))
+
+
+def file_row(
+    task: Task,
+    record: dict[str, Any],
+    target: Target,
+    path: Path,
+    simulated: Tree,
+    labels: Tree,
+) -> dict[str, Any]:
+    """Return the metric of the file of `record` on the test images, and on older processors.
+
+    `simulated` are the outputs of the quantized network in PyTorch on the same images.
+    """
+    with loaded(str(target), path, inputs_in(record, 1)) as process:
+        answers = file_answers(process.run, task, task.data.test, False, simulated)
+        outputs, _ = together(answers)
+    alike = task.agreement()
+    alike.add(outputs, simulated)
+    fused = target.fused(path)
+    return {
+        "score": main_metric(task, outputs, labels),
+        "noise": relative(outputs, simulated),
+        "agreement": alike.values().get("agreement"),
+        "fused": str(fused) if fused else None,
+        "not_fused": list(fused.rest) if fused else [],
+        "capped": on_older_processors(task, target, path, simulated) if target.onednn else [],
+    }
+
+
+def on_older_processors(
+    task: Task, target: Target, path: Path, simulated: Tree
+) -> list[dict[str, Any]]:
+    """Return metric and latency of a file for each cap on the processor's instruction set.
+
+    Its outputs have the form of `simulated`. `noise` is the relative difference from the outputs
+    without a cap.
+    """
+    some = spread(task.data.test, CAPPED)
+    batches = some.batches(250, CPU)
+    images, labels = together((task.data.normalised(x), y) for x, y in batches)
+    samples = [tensor.numpy() for tensor in tensors_in(images)]
+    rows = list[dict[str, Any]]()
+    uncapped: Tree = None
+    for cap in CAPS:
+        found = capped(target, path, samples, cap)
+        if found is None:
+            continue
+        arrays, ms = found
+        outputs = put_in(simulated, [torch.from_numpy(part) for part in arrays])
+        if not rows:
+            uncapped = outputs
+        rows.append(
+            {
+                "cap": cap or "as it is",
+                "score": main_metric(task, outputs, labels),
+                "noise": relative(outputs, uncapped),
+                "latency_ms": round(ms, 4),
+            }
+        )
+    return rows
