@@ -17,7 +17,7 @@ from lissom.bench.clock import CALL, Layer, LayerClock, layer_of
 from lissom.language.context import SurgeryContext
 from lissom.models import factory
 from lissom.steps.prune import Prune
-from lissom.surgery.channels.groups import Group
+from lissom.surgery.channels.group import Group
 from lissom.surgery.channels.probe import cuttable
 from lissom.surgery.count import macs
 from lissom.surgery.trace import traced

@@ -18,7 +18,8 @@ from lissom.language.menu import menu
 from lissom.language.method import method_of
 from lissom.models import factory
 from lissom.surgery.channels.evidence import Evidence
-from lissom.surgery.channels.groups import Group, Groups, Member, groups_of
+from lissom.surgery.channels.group import Group, Member
+from lissom.surgery.channels.groups import Groups, groups_of
 from lissom.surgery.loss import cross_entropy
 
 SCORES = list(menu("importance"))

@@ -22,7 +22,7 @@ from lissom.running.context import TaskContext
 from lissom.steps.prune import Prune
 from lissom.surgery.channels.budget import widths_of
 from lissom.surgery.channels.choose import lowest
-from lissom.surgery.channels.groups import Group
+from lissom.surgery.channels.group import Group
 from lissom.surgery.channels.recalibrate import recalibrate_batchnorms
 from lissom.surgery.count import macs, parameters
 from lissom.tasks.task import Task

@@ -21,7 +21,7 @@ from ..language.method import method_of
 from ..language.target import Target
 from ..store.checks import fields, mapping, number, parsed, text_of, write_json
 from ..surgery.channels.budget import Shapes
-from ..surgery.channels.groups import Group
+from ..surgery.channels.group import Group
 from ..surgery.trace import Op, traced
 from ..system.scratch import temporary
 from .inputs import images

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..surgery.channels.evidence import Evidence
-    from ..surgery.channels.groups import Group
+    from ..surgery.channels.group import Group
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ class Prune(Step):
         """
         from torch import nn
 
-        from ..surgery.channels.groups import layers_in
+        from ..surgery.channels.group import layers_in
         from ..surgery.channels.probe import cuttable
         from ..surgery.names import matching
         from ..surgery.plain_layers import settle_plain

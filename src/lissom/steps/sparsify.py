@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..language.context import Context
     from ..language.training import Batch
-    from ..surgery.channels.groups import Group
+    from ..surgery.channels.group import Group
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from networks import Net, conv, head
 from torch import Tensor, nn
 
 from lissom.models import factory
-from lissom.surgery.channels.groups import Group, Groups, groups_of
+from lissom.surgery.channels.group import Group
+from lissom.surgery.channels.groups import Groups, groups_of
 
 IMAGE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .groups import Group
+from .group import Group
 
 # attributes in which networks keep the number of heads, and the total width of all heads
 HEADS = ("num_heads", "n_heads", "heads", "num_attention_heads", "n_head", "nhead")

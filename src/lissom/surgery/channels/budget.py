@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..count import layer_macs, weight_macs
 from ..trace import traced
 from .choose import lowest
-from .groups import Group
+from .group import Group
 from .slice import Cut
 
 Cost = Callable[[Sequence[int]], float]  # units kept of each group -> cost of the network

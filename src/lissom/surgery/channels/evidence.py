@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...errors import LissomError
 from ..loss import Loss, cross_entropy
-from .groups import Group, layers_in
+from .group import Group, layers_in
 
 # batches of samples and their labels, None if there are no labels
 Labelled = list[tuple[Tensor, Tensor | None]]

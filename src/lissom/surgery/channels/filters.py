@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .evidence import Evidence
-from .groups import Group
+from .group import Group
 
 
 def averaged(group: Group, evidence: Evidence, value: Callable[[Tensor], Tensor]) -> Tensor:

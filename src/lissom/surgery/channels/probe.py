@@ -29,7 +29,8 @@ from ..modes import in_mode
 from ..small import smaller
 from ..tensors import Held
 from .choose import lowest
-from .groups import Group, Groups, groups_of, layers_in
+from .group import Group, layers_in
+from .groups import Groups, groups_of
 from .slice import slice_channels, zero_channels_alike
 
 OTHER = (torch.float16, torch.bfloat16, torch.float64)

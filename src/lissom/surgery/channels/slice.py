@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..by_tensor import ByTensor
 from ..tensors import match_widths, owners_of, replace
 from .attention import count_heads, match_attention
-from .groups import Group
+from .group import Group
 from .windows import match_windows
 
 LARGE = 1 << 17  # bytes: from this size on, the system allocates pages only when they are written
