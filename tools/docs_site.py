@@ -1,8 +1,9 @@
-"""Generate the documentation pages of the methods from their declarations."""
+"""Generate the documentation pages of methods and commands from their declarations."""
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from lissom.language.menu import WORDS
 from lissom.report.methods import method_rows
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(Path(__file__).parent))
+from docs_commands import commands_page  # noqa: E402  (mkdocs does not put this folder on the path)
 
 
 def on_files(files: Any, config: Any) -> Any:
     """Add the generated pages."""
-    made = {}
+    made = {"commands.md": commands_page()}
     for folder in WORDS:
         made[f"methods/{folder}.md"] = page(folder)
     for name, text in made.items():

@@ -23,6 +23,7 @@ from lissom.bench import latency
 from lissom.cli.main import main
 from lissom.language.recipe import Space
 from lissom.models import factory
+from lissom.running.search import search
 from lissom.store.store import Store
 from lissom.system.processes import surroundings
 
@@ -104,6 +105,7 @@ def tiny(words: str, place: Path) -> list[str]:
         words,
     )
     words = re.sub(r"--budget \S+", "--budget 20s", words)
+    words = re.sub(r"--workers \d+", "--workers 2", words)
     if words.startswith("lissom search") and "--trials" not in words:
         words += " --trials 1"
     store = Store(place / ".lissom")
@@ -134,6 +136,7 @@ def test_every_command_of_the_documentation_runs(
 ) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setattr(latency, "ROUND_S", 0.002)  # nobody reads how long anything took
+    monkeypatch.setattr(search, "PROBES", 2)
     main_words = [
         "run",
         "train(1) | quantize(8, samples=8)",
@@ -173,6 +176,12 @@ def cells_of(notebook: str) -> list[dict[str, Any]]:
     return json.loads((ROOT / "docs" / notebook).read_text())["cells"]
 
 
+QUICK = """
+from lissom.bench import latency
+latency.ROUND_S = 0.002  # nobody reads how long anything took
+"""
+
+
 def printed_by(notebook: str, folder: Path, smaller: dict[str, str]) -> str:
     """Return what a notebook prints when its cells run in a folder, with some texts replaced."""
     cells = cells_of(notebook)
@@ -181,7 +190,7 @@ def printed_by(notebook: str, folder: Path, smaller: dict[str, str]) -> str:
         assert text in code, text
         code = code.replace(text, other)
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", QUICK + code],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -196,7 +205,8 @@ def test_the_notebook_runs_as_it_is(tmp_path: Path) -> None:
     name = "first-compression.ipynb"
     cells = cells_of(name)
     assert all(cell["cell_type"] == "markdown" or cell["outputs"] == [] for cell in cells)
-    printed = printed_by(name, tmp_path, {"train(6)": "train(1)", '"kd", 3': '"kd", 1'})
+    smaller = {"train(6)": "train(1)", '"kd", 3': '"kd", 1', '"digits"': '"digits", size=(8, 8)'}
+    printed = printed_by(name, tmp_path, smaller)
     assert printed.count("openvino") == 2 and "-> " in printed
     assert (tmp_path / "small.onnx").is_file()
 
@@ -260,6 +270,9 @@ def test_the_pages_build_and_every_link_leads_somewhere(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     text = (tmp_path / "methods" / "grids.html").read_text()
     assert all(f'id="{name}"' in text for name in ("binary", "lsq", "uniform"))
+    text = (tmp_path / "commands.html").read_text()
+    assert all(f'id="{name}"' in text for name in ("run", "search", "bench", "network-and-data"))
+    assert "--worker-threads" in text and "resnet20, preresnet38" in text
     for page in PAGES:
         for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
             assert link.startswith("http") or (page.parent / link).exists(), (page.name, link)

@@ -137,6 +137,7 @@ def bench(
 
     With --data, measure their accuracy too.
     """
+    from ..commands.things import file_or_key
     from ..data.source import check_spec
     from ..store.store import Store
     from ..tasks.kinds import check_kind
@@ -146,7 +147,7 @@ def bench(
     counts = numbers_of(threads, "--threads", 1024)
     kept = Store(store)
     for thing in things:
-        kept.file_or_key(thing)
+        file_or_key(thing, kept)
     from ..commands.bench import bench
     from ..report.benchmark import print_bench
 

@@ -25,6 +25,7 @@ from ..running.plan import targets_of
 from ..store.store import Store
 from ..trees import mapped, shapes
 from .accuracy import facts_in, file_metrics, preprocess_in, takes_pictures
+from .things import file_or_key
 
 # baselines of every bench: next to a runtime that is slow in float, any integer file looks fast
 FLOATS = ("torch", "onnxruntime", "openvino", 'openvino(precision="bf16")')
@@ -205,7 +206,7 @@ def resolve(
     """Return the candidate that a word of the command line names: a file, or a key, which is
     exported if the store has no file of it.
     """
-    found = store.file_or_key(thing)
+    found = file_or_key(thing, store)
     source = None
     if isinstance(found, Path):
         path = found

@@ -46,6 +46,7 @@ class Loop:
         model: nn.Module,
         data: Data,
         pace: TrainSettings,
+        *,
         seed: int,
         device: torch.device,
         loss: Term,

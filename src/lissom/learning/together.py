@@ -40,9 +40,9 @@ class LoopTogether(Loop):
     on the seed, the process and the number of the batch.
     """
 
-    def __init__(self, ranks: Ranks, *settings: Any) -> None:
+    def __init__(self, ranks: Ranks, *network_and_data: Any, **settings: Any) -> None:
         self.ranks = ranks
-        super().__init__(*settings)
+        super().__init__(*network_and_data, **settings)
         if self.pace.sync_norm:
             undone = ExitStack()
             undone.callback(self.release)

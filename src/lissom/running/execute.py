@@ -178,7 +178,8 @@ class Run:
             again = restore(task.fresh, folder)
             images = task.data.example(4)
             with torch.no_grad():
-                ctx.gate("reloaded = saved", gap(called(again, images), called(model, images)), 0.0)
+                difference = largest_difference(called(again, images), called(model, images))
+            ctx.gate("reloaded = saved", difference, 0.0)
             write_record(folder, self._record(node, again, ctx, begin).json())
         self.logs.network(self.store.record(key))
         for note in ctx.notes:
@@ -352,7 +353,7 @@ def run(
             failed = measure(
                 task, store, end.key, end.reference, wanted, threads=threads, bake=bake, say=say
             )
-            records[end.key] = finished(store, end.key)
+            records[end.key] = mark_finished(store, end.key)
             runner.logs.network(records[end.key])
         return failed
 
@@ -391,12 +392,12 @@ def made_and_measured(
     return failed
 
 
-def finished(store: Store, key: str) -> dict[str, Any]:
+def mark_finished(store: Store, key: str) -> dict[str, Any]:
     """Mark an entry as the end of a recipe, if it is not marked yet; return its record."""
     record = store.record(key)  # needless writes would take most of the time if all is in the store
     return record if record["finished"] else store.update(key, {"finished": True})
 
 
-def gap(outputs: Tree, others: Tree) -> float:
+def largest_difference(outputs: Tree, others: Tree) -> float:
     """Return the largest difference between two sets of outputs."""
     return float((values_in(outputs) - values_in(others)).abs().max())

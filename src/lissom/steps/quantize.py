@@ -246,7 +246,16 @@ class Quantize(Step):
         before = copy.deepcopy(model)
         measured = not self.at_run_time and self.inputs != 32
         seen = (
-            observe_ranges(model, batches, wires.sites, wires.lost, wires.calls) if measured else {}
+            observe_ranges(
+                model,
+                batches,
+                wires.sites,
+                wires.lost,
+                calls=wires.calls,
+                by_module=not wires.calls,
+            )
+            if measured
+            else {}
         )
         wires, apart = even_flow(wires.without(wires.apart), seen, ctx)
         plan = self.plan(model, wires, left, ctx, apart)

@@ -75,14 +75,6 @@ class Store:
             )
         return Path(folder)
 
-    def file_or_key(self, thing: str) -> Path | str:
-        """Return the path of a file, or the key that begins with `thing`."""
-        if os.path.isfile(thing):
-            return Path(thing)
-        if Path(thing).suffix:  # keys have no suffix
-            raise LissomError(f"bench: there is no file {thing}")
-        return self.find(thing)
-
     def find(self, start: str) -> str:
         """Return the key that begins with `start`. Raises LissomError unless exactly one does."""
         if start in self:

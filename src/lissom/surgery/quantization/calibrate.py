@@ -77,13 +77,15 @@ def observe_ranges(
     batches: Sequence[Tree],
     sites: Mapping[str, str],
     lost: Iterable[str] = (),
+    *,
     calls: Mapping[str, int] | None = None,
+    by_module: bool = False,
 ) -> dict[str, RangeStats]:
     """Run `network` on calibration batches; return statistics of each site with its own grid.
 
-    For layers in `lost`, the statistics are of their inputs. `calls` are the calls that every batch
-    must make; if it is empty, sites are named by module and batches may make any calls. Raises
-    LissomError if a batch makes other calls.
+    For layers in `lost`, the statistics are of their inputs. `calls` is the number of calls of each
+    kind that every batch must make, if any are given. `by_module`: sites are named by module, and
+    batches may make any calls. Raises LissomError if a batch makes other calls.
     """
     seen = {name: RangeStats() for name, own in sites.items() if name == own}
     entries = ByTensor((network.get_parameter(f"{layer}.weight"), entry(layer)) for layer in lost)
@@ -102,7 +104,7 @@ def observe_ranges(
             seen[entries[args[1]]].add(args[0], entries[args[1]])
         return out
 
-    paths = paths_of(network) if calls is not None and not calls else None
+    paths = paths_of(network) if by_module else None
     with torch.no_grad():
         for batch in batches:
             inputs = copied(batch)
