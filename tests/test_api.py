@@ -103,3 +103,71 @@ def test_a_module_that_says_how_it_is_copied_is_copied_so() -> None:
     net[0].session = open  # type: ignore[assignment]
     twin = copied_module(net, {})
     assert twin.get_submodule("0").session is None and twin.get_submodule("1") is net[1]
+
+
+def test_the_random_numbers_of_the_caller_go_on() -> None:
+    model = seasoned()
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    lissom.apply("prune(0.3) | quantize(8)", model, images(2, 16), images(40, 16))
+    assert torch.equal(torch.rand(2), expected)
+
+
+@pytest.mark.filterwarnings("ignore::lissom.LissomWarning")
+@pytest.mark.parametrize(
+    "recipe", ["quantize(8)", "quantize(4, 4)", 'quantize(8, "dynamic")', "quantize(2, 2)"]
+)
+def test_a_part_that_no_sample_reaches_stays_float_and_takes_nothing_and_something(
+    recipe: str,
+) -> None:
+    """As the second stage of a detector that found nothing."""
+
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 3)
+            self.mix = nn.Linear(8, 8)
+            self.score = nn.Linear(8, 1)
+            self.box = nn.Linear(8, 8)
+            self.out = nn.Linear(8, 4)
+            self.register_buffer("least", torch.tensor(1e3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = torch.relu(self.stem(x)).mean((2, 3))
+            rows = torch.relu(self.mix(rows))
+            found = rows[self.score(rows)[:, 0] > self.least]
+            return self.out(torch.relu(self.box(found)))
+
+    torch.manual_seed(0)
+    model = Detector().eval()
+    with torch.no_grad():
+        model.score.bias.fill_(10)
+    seen = images(32, 8)
+    changed = lissom.apply(recipe, model, seen[:2], seen)
+    assert changed(seen).shape == (0, 4)
+    changed.get_buffer("network.least").fill_(0)
+    assert changed(seen).shape == (32, 4)
+    assert len(changed(seen).unique(dim=0)) > 3  # not all rounded to the same
+
+
+def test_a_linear_layer_with_batchnorm_beside_a_normalization_is_corrected_rightly() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.LayerNorm(16), nn.Linear(16, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4)
+    )
+    draw = torch.randn(256, 16)
+    for _ in range(30):
+        model(3 + draw)
+    with torch.no_grad():
+        model[2].running_var.mul_(0.05)  # type: ignore[union-attr, operator]
+    model.eval()
+    seen = 3 + draw
+    corrected = lissom.apply("quantize(8)", model, seen[:2], seen)
+    plain = lissom.apply("quantize(8, correct=False)", model, seen[:2], seen)
+    with torch.no_grad():
+        size = model(seen).square().mean()
+        errors = [
+            float((net(seen) - model(seen)).square().mean() / size) for net in (corrected, plain)
+        ]
+    assert errors[0] < 1.5 * errors[1] < 0.01

@@ -125,7 +125,7 @@ def _applied(
 def _in_turn(
     steps: Recipe, model: nn.Module, example: Any, samples: Any, seed: int
 ) -> tuple[nn.Module, list[str], list[str]]:
-    """Run the steps in order."""
+    """Run the steps in order; the generator of the caller's random numbers stays as it is."""
     import torch
 
     from .bench.clock import clock_of
@@ -142,17 +142,18 @@ def _in_turn(
     def samples_in_float(count: int) -> list[Any]:
         return [in_float(batch) for batch in samples(count)]
 
-    for step in steps.steps:
-        torch.manual_seed(seed)
-        if dtype != dtype_of(model):  # the last step converted it to float32
-            example = in_float(example)
-            images = samples_in_float
-        ctx = SurgeryContext(
-            example, images, seed=seed, device=device, where=str(step), clock=clock_of()
-        )
-        model = step(model, ctx)
-        said += ctx.notes
-        warned += ctx.warnings
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for step in steps.steps:
+            torch.manual_seed(seed)
+            if dtype != dtype_of(model):  # the last step converted it to float32
+                example = in_float(example)
+                images = samples_in_float
+            ctx = SurgeryContext(
+                example, images, seed=seed, device=device, where=str(step), clock=clock_of()
+            )
+            model = step(model, ctx)
+            said += ctx.notes
+            warned += ctx.warnings
     return model, said, warned
 
 

@@ -224,3 +224,16 @@ def test_a_background_does_not_cut_a_range(name: str) -> None:
     values = KINDS["digits"](draw).astype(np.float32)
     low, high = method_of("ranges", name)(seen(torch.from_numpy(values)), 255)
     assert low == pytest.approx(-0.944) and high == pytest.approx(2.147)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_an_input_that_is_hardly_ever_another_value_than_0_keeps_that_value(sign: float) -> None:
+    values = torch.zeros(8, 25_000)
+    values[0, 3] = values[5, 7] = sign
+    stats = seen(values)
+    stats.parts = [torch.cat([values.flatten()[:50_000], torch.tensor([sign])])]
+    low, high = method_of("ranges", "percentile")(stats)
+    assert (high if sign > 0 else -low) == 1
+    stats.parts = [torch.zeros(100)]  # the sample has missed it
+    low, high = method_of("ranges", "percentile")(stats)
+    assert (high if sign > 0 else -low) == 1

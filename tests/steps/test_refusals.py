@@ -121,7 +121,7 @@ def test_all_that_stays_float_is_named() -> None:
     ctx = SurgeryContext(images(1), lambda count: [images(8)])
     Recipe("quantize(8)").steps[0](net, ctx)
     assert ctx.facts["left_float"] == {
-        "table": "it is not called through its own weight",
+        "table": "it is not called as a layer",
         "mix": "LSTM multiplies by its weights within its own operation, not in layers",
     }
 

@@ -527,3 +527,21 @@ def test_a_layer_that_does_more_after_its_product_is_left_as_soon_as_that_shows(
     found = make_plain(net, images(1))
     assert found.left == {"0": "Block, whose forward also calls relu"} and not found.done
     assert done == ["the rest"]  # once, where the network ran
+
+
+class ToAMultiple(nn.Conv2d):
+    """Zeros on the right and below up to a multiple of the stride, as patches of images need."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        more = [-n % s for n, s in zip(x.shape[:1:-1], self.stride[::-1], strict=True)]
+        return F.conv2d(F.pad(x, (0, more[0], 0, more[1])), self.weight, self.bias, self.stride)
+
+
+@pytest.mark.parametrize("layer", [Dynamic, ToAMultiple])
+@pytest.mark.parametrize("recipe", ["quantize(8, 32)", "mask(0.01)"])
+def test_padding_that_is_0_at_the_size_of_the_example_stays(layer: Any, recipe: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(layer(3, 8, 2, 2), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    changed = apply(recipe, model, noise(1, 8), noise(8, 8))
+    for size in (8, 9):
+        assert changed(noise(1, size)).shape == model(noise(1, size)).shape

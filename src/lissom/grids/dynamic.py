@@ -43,6 +43,8 @@ class Dynamic(InputGrid):
     def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
         import torch
 
+        if not x.numel():
+            return x
         y = x.detach().float()
         low = y.amin().clamp(max=0)
         high = y.amax().clamp(min=0)

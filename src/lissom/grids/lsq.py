@@ -72,7 +72,7 @@ class Lsq(Grid):
         from ..surgery.quantization.kernels import equal_steps
 
         top = 2**bits - 1
-        slow = (x[0].numel() * top / 2) ** -0.5
+        slow = (max(x.shape[1:].numel(), 1) * top / 2) ** -0.5
         return equal_steps(
             x, held["step"].abs().clamp_min(1e-12), int(held["zero_point"]), top, slow
         )

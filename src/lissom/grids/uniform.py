@@ -153,7 +153,7 @@ class Uniform(Grid):
         return self.momentum is not None
 
     def move(self, x: Tensor, held: Held) -> None:
-        if self.momentum is not None:
+        if self.momentum is not None and x.numel():
             for end, seen in zip((held["low"], held["high"]), x.detach().aminmax(), strict=True):
                 end.lerp_(seen.to(end.dtype), self.momentum)
 

@@ -9,6 +9,8 @@ from ..language.method import arg
 from ..language.range import Range
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..surgery.quantization.calibrate import RangeStats
 
 
@@ -19,7 +21,8 @@ class Percentile(Range):
     low  = quantile(x, 1 - p)
     high = quantile(x, p)
 
-    x: a random sample of the values of each batch
+    x: a random sample of the values of each batch. If that leaves nothing but 0, as of an input
+    that is hardly ever another value, x are the values that are not 0.
     Also known as: percentile calibration, quantile clipping.
     Source: Krishnamoorthi 2018, Quantizing Deep Convolutional Networks for Efficient Inference: A
     Whitepaper, https://arxiv.org/abs/1806.08342; Wu et al. 2020, Integer Quantization for Deep
@@ -31,6 +34,14 @@ class Percentile(Range):
     )
 
     def __call__(self, seen: RangeStats, top: int = 255) -> tuple[float, float]:
-        values = seen.values().sort().values
+        low, high = self._ends(seen.values())
+        if low < 0 or high > 0:
+            return low, high
+        others = seen.values()
+        others = others[others != 0]
+        return self._ends(others) if len(others) else (seen.low, seen.high)
+
+    def _ends(self, values: Tensor) -> tuple[float, float]:
+        values = values.sort().values
         last = len(values) - 1
         return float(values[round(last * (1 - self.p))]), float(values[round(last * self.p)])

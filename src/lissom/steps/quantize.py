@@ -73,7 +73,7 @@ class Quantize(Step):
     for correct; Xiao et al. 2022, SmoothQuant, https://arxiv.org/abs/2211.10438, for smooth.
     """
 
-    version: ClassVar[int] = 13
+    version: ClassVar[int] = 14
     leaves: ClassVar[str] = "quantized"
 
     weights: Literal[1, 2, 3, 4, 5, 6, 7, 8, 32, "ternary", "binary", "auto"] = arg(
@@ -231,6 +231,7 @@ class Quantize(Step):
         from ..surgery.quantization.recover import recover
         from ..surgery.quantization.settled import Ranges
         from ..surgery.quantization.uneven import even_flow
+        from ..surgery.quantization.unreached import reached_flow
         from ..trees import first, length
 
         if self.rounds_nothing:
@@ -257,8 +258,9 @@ class Quantize(Step):
             if measured
             else {}
         )
-        wires, apart = even_flow(wires.without(wires.apart), seen, ctx)
-        plan = self.plan(model, wires, left, ctx, apart)
+        wires, unseen = reached_flow(wires.without(wires.apart), seen, ctx)
+        wires, apart = even_flow(wires, seen, ctx)
+        plan = self.plan(model, wires, left, ctx, [*unseen, *apart])
         bounds_of = cache(Ranges(seen, wires, ctx, self.range, samples, self.samples).of)
         if self.weights == "auto":
             from ..surgery.quantization.mixed import Mixture, mix_bits

@@ -30,12 +30,14 @@ def foldable(model: nn.Module, example: Tree) -> list[tuple[str, str]]:
     trace = traced(model, example)
     reads = trace.uses()
     transposed = ByTensor((op.outputs[0], op.args[0]) for op in trace.ops if op.name == "t")
-    weights = ByTensor[str]()  # output -> weight
+    weights = ByTensor[str]()  # output of a layer -> weight
+    outputs = ByTensor((output, True) for output in trace.returned.values())
     norms: list[tuple[Tensor, str]] = []  # input, running mean
     for op in trace.ops:
         if op.name in ("convolution", "addmm", "mm"):
             weight = op.args[1] if op.name == "convolution" else transposed.get(op.args[-1])
-            weights[op.outputs[0]] = trace.names.get(weight, "")
+            if op.outputs[0] in outputs:  # else code reads the weight, and not the layer's bias
+                weights[op.outputs[0]] = trace.names.get(weight, "")
         elif (
             "batch_norm" in op.name
             and op.args[3] is not None
@@ -76,8 +78,9 @@ def fold_pair(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear, norm: Norm) 
         scale, shift = scale_and_shift(norm)
         bias = shift if layer.bias is None else shift + layer.bias.double() * scale
         weight = layer.weight.double() * scale.view(-1, *[1] * (layer.weight.ndim - 1))
-        layer.weight = nn.Parameter(weight.to(layer.weight.dtype))
-        layer.bias = nn.Parameter(bias.to(layer.weight.dtype))
+        learns = layer.weight.requires_grad
+        layer.weight = nn.Parameter(weight.to(layer.weight.dtype), requires_grad=learns)
+        layer.bias = nn.Parameter(bias.to(layer.weight.dtype), requires_grad=learns)
 
 
 def scale_and_shift(norm: Norm) -> tuple[Tensor, Tensor]:

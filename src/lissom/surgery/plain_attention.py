@@ -123,13 +123,14 @@ def separate(layer: Any) -> None:
         else layer.in_proj_weight.chunk(3)
     )
     biases = (None,) * 3 if layer.in_proj_bias is None else layer.in_proj_bias.chunk(3)
+    learns = [p.requires_grad for p in layer._parameters.values() if p is not None]
     layer._parameters.clear()
     layer.__dict__.pop("_qkv_same_embed_dim", None)
     layer.__class__ = PlainAttention
     for name, weight, bias in zip(("q_proj", "k_proj", "v_proj"), weights, biases, strict=True):
         made = nn.Linear(weight.shape[1], len(weight), bias is not None, device="meta")
-        made.weight = nn.Parameter(weight.detach().clone())
+        made.weight = nn.Parameter(weight.detach().clone(), requires_grad=any(learns))
         if bias is not None:
-            made.bias = nn.Parameter(bias.detach().clone())
+            made.bias = nn.Parameter(bias.detach().clone(), requires_grad=any(learns))
         layer.add_module(name, made.train(layer.training))
     layer.out_proj.__class__ = nn.Linear

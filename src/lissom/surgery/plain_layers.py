@@ -205,7 +205,7 @@ def plain_of(layer: nn.Module, inputs: list[list[Any]]) -> Plain:
         runs = [calls_of(layer, x) for (x,) in inputs[1:INPUTS]]
         runs.append(calls_of(layer, inputs[0][0]))  # a randomly drawn weight would differ now
     runs.insert(0, calls)
-    if calls.other is None and calls.kind != "Linear" and any(calls.pads):
+    if calls.other is None and calls.kind != "Linear":
         runs += other_sizes(layer, calls, inputs[0][0])
     if other := next((run.other for run in runs if run.other), None):
         raise NotPlain(other)
@@ -267,6 +267,7 @@ def become_plain(
     Whatever computed them is removed. A tensor that is a parameter stays that parameter, for layers
     that share it.
     """
+    learns = any(p.requires_grad for p in layer.parameters())
     free_of_hooks(layer)
     for name in ("weight", "bias"):
         layer.__dict__.pop(name, None)
@@ -275,7 +276,7 @@ def become_plain(
     layer.__class__ = COMPRESSED[BY_NAME[geometry["kind"]]]
     for name, value in (("weight", weight), ("bias", bias)):
         if value is not None and not isinstance(value, nn.Parameter):
-            value = nn.Parameter(value.detach().clone())
+            value = nn.Parameter(value.detach().clone(), requires_grad=learns)
         layer.register_parameter(name, value)
     for name, value in attributes_of(geometry, weight).items():
         setattr(layer, name, value)

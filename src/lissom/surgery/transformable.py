@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ..trees import Tree, called, first
+from ..trees import Tree, first
 from .compare import gate_same
 from .coverage import chosen, unable
 from .fold import fold_batchnorms
 from .layers import COMPRESSED, torch_class
 from .plain_layers import settle_plain
+from .reached import reached
 
 if TYPE_CHECKING:
     from ..language.context import Context
@@ -29,18 +30,7 @@ def transformable(
     must itself be called in a forward pass on `example` (n ...): code that only reads a layer's
     weight would miss the transform. `misfit` returns another reason against a layer, or None.
     """
-    reached: set[nn.Module] = set()
-    mode = model.training
-    hooks = [
-        m.register_forward_pre_hook(lambda layer, _: reached.add(layer)) for m in model.modules()
-    ]
-    try:
-        with torch.no_grad():
-            called(model.eval(), first(example, 1))
-    finally:
-        model.train(mode)
-        for hook in hooks:
-            hook.remove()
+    run = reached(model, first(example, 1))
     layers: dict[str, list[nn.Module]] = {}
     left: dict[str, str] = {}
     seen = set[torch.Tensor]()
@@ -49,9 +39,11 @@ def transformable(
             continue
         weight = layer._parameters["weight"]
         owners = [m for m in model.modules() if any(p is weight for p in m._parameters.values())]
-        if not bare(layer):
+        if weight is not None and not weight.numel():
+            left[name] = "it has no weights"
+        elif not bare(layer):
             left[name] = f"{type(layer).__name__} holds its weight otherwise already"
-        elif not reached.issuperset(owners):
+        elif not run.issuperset(owners):
             left[name] = "it, or one with the same weight, is not called as a layer"
         elif not all(map(bare, owners)):
             left[name] = "its weight is also that of a layer of another kind"

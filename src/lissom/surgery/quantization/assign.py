@@ -8,6 +8,7 @@ from math import ceil
 import torch
 from torch import nn
 
+from ...errors import LissomError
 from ...trees import Tree, called, values_in
 from .bits import FLOAT, Precision
 from .layers import QuantizedLayer
@@ -41,8 +42,16 @@ def noises(
             noise[name] = {}
             for spec in filter(None, specs):
                 round_weights(layer, spec)
-                gap = (values_in(called(model, images)) - plain).square().mean()
-                noise[name][spec.bits] = float(gap) / max(power, 1e-12)
+                outputs = values_in(called(model, images))
+                if outputs.shape != plain.shape:
+                    raise LissomError(
+                        "quantize: 'auto' compares outputs, and those of this network are "
+                        f"{outputs.numel()} numbers in place of {plain.numel()} if {name} is rounded; "
+                        "give bits as a number"
+                    )
+                noise[name][spec.bits] = float((outputs - plain).square().mean()) / max(
+                    power, 1e-12
+                )
             layer.rounding = None
     return noise
 

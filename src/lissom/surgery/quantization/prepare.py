@@ -10,6 +10,7 @@ from ...errors import LissomError
 from ...trees import Tree
 from ..fold import foldable, foldable_norm, taken_out
 from ..layers import baked, torch_class
+from ..reached import reached
 from .bits import Precision, PrecisionPlan
 from .dataflow import DataFlow, merged, trace_dataflow
 from .layers import CLASSES, QuantizedLayer
@@ -37,13 +38,16 @@ def prepare_layers(model: nn.Module, example: Tree, fold: bool = True) -> dict[s
     Nothing is rounded yet. Return why other layers of these kinds stay as they are.
     """
     called = trace_dataflow(baked(model), example).inputs
+    run = reached(model, example)
     left = dict[str, str]()
     norms = dict(foldable(model, example)) if fold else {}
     for name, layer in list(model.named_modules()):
         kind = torch_class(layer)
         if kind not in CLASSES or isinstance(layer, QuantizedLayer):
             continue
-        if (why := why_float(model, layer, called=name in called)) is not None:
+        # a linear layer is rounded by whoever passes its weight to F.linear
+        runs = name in called and (layer in run or isinstance(layer, nn.Linear))
+        if (why := why_float(model, layer, called=runs)) is not None:
             left[name] = why
             continue
         norm = model.get_submodule(norms[name]) if name in norms else None
@@ -60,19 +64,26 @@ def prepare_layers(model: nn.Module, example: Tree, fold: bool = True) -> dict[s
 
 def why_float(model: nn.Module, layer: nn.Module, *, called: bool) -> str | None:
     """Return why a layer of a kind that can be rounded stays float; None if it need not."""
+    if not layer._parameters["weight"].numel():  # type: ignore[union-attr]
+        return "it has no weights"
+    owners = (
+        name
+        for name, other in model.named_modules()
+        if other is not layer and other._parameters.get("weight") is layer.weight
+    )
+    other = next(owners, None)
     if isinstance(layer, nn.Embedding):
-        others = (
-            name
-            for name, other in model.named_modules()
-            if other is not layer and other._parameters.get("weight") is layer.weight
-        )
-        if (other := next(others, None)) is not None:
+        if other is not None:
             return f"its weight is that of {other} as well"
         if layer.max_norm is not None:
             return "max_norm changes its rows whenever they are looked up"
         if layer.sparse:
             return "its gradient is sparse, which that of rounded rows is not"
-    return None if called else "it is not called through its own weight"
+    if called:
+        return None
+    if other is not None:
+        return f"its weight is that of {other} as well"
+    return "it is not called as a layer"
 
 
 def insert_rounding(

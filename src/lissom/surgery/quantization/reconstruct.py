@@ -103,7 +103,8 @@ def correct_biases(
         holder = layer if layer.norm is None else layer.norm
         with torch.no_grad():
             if holder.bias is None:
-                holder.bias = nn.Parameter(torch.zeros_like(shift))
+                learns = layer.weight.requires_grad
+                holder.bias = nn.Parameter(torch.zeros_like(shift), requires_grad=learns)
             holder.bias += shift
         done += 1
     return done

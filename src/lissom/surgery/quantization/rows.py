@@ -138,10 +138,14 @@ def correct_means(
             source = layer.own or layer.feed
             moved = torch.zeros_like(rows) if source is None else source(rows) - rows
             mean = read.mean(name)
+            factor, _ = layer.normed()  # of the batch-norm after it, which `rounded` holds as well
+            weight = weight if factor is None else layer.times(weight, factor)
             shift = weight @ mean - rounded @ (mean + moved.double().mean(0))
-            if layer.bias is None:
-                layer.bias = nn.Parameter(torch.zeros_like(layer.weight[:, 0]))
-            layer.bias += shift.to(layer.bias)
+            holder = layer if layer.norm is None else layer.norm
+            if holder.bias is None:
+                zeros = torch.zeros_like(layer.weight[:, 0])
+                holder.bias = nn.Parameter(zeros, requires_grad=layer.weight.requires_grad)
+            holder.bias += shift.to(holder.bias)
     correct_biases(whole, before, done[-1:], batches)
     return len(done)
 
