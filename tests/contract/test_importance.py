@@ -57,7 +57,9 @@ def small() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
 
 
-@pytest.fixture(scope="module", params=["resnet8", "preresnet11", "vgg11", "nin_gc"])
+@pytest.fixture(
+    scope="module", params=["resnet8", "preresnet11", "vgg11-quarter", "nin_gc-quarter"]
+)
 def network(request: pytest.FixtureRequest) -> tuple[Groups, Evidence]:
     torch.manual_seed(0)
     return lively(factory(request.param)(num_classes=4))
@@ -324,3 +326,125 @@ def test_outputs_that_are_no_answers_are_one_clear_line(
     net.loss = cross_entropy
     with pytest.raises(LissomError, match="a number for each class"):
         method_of("importance", by)(groups.free[0], net)
+
+
+class Two(nn.Module):
+    """A network of two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.out = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.out((self.one(left) + self.two(right)).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", sorted(MEASURED))
+@pytest.mark.parametrize("named", [False, True])
+def test_several_inputs_are_measured_by_position_or_by_name(name: str, named: bool) -> None:
+    torch.manual_seed(0)
+    net, x = Two().eval(), torch.randn(6, 3, 8, 8)
+    inputs: Any = {"right": 2 * x, "left": x} if named else (x, 2 * x)
+    groups = groups_of(net, (x[:1], x[:1]))
+    labels = torch.arange(6) % 4
+    found = Evidence(net, groups.free, lambda: [(inputs, labels)], loss=loss)
+    one = nn.Module()
+    one.forward = lambda x: net(x, 2 * x)  # type: ignore[method-assign]
+    one.net = net
+    members = [Member(f"net.{m.tensor}", m.axis, m.role, m.unit) for m in groups.free[0].members]
+    alone = [Group("c", groups.free[0].size, members)]
+    wanted = Evidence(one, alone, lambda: [(x, labels)], loss=loss)
+    score = method_of("importance", name)
+    torch.testing.assert_close(score(groups.free[0], found), score(alone[0], wanted))
+
+
+class Aside(nn.Module):
+    """A network with an output that the loss does not use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.out = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+        self.aux = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = self.stem(x).relu()
+        return {"out": self.out(x), "aux": self.aux(x)}
+
+
+@pytest.mark.parametrize("name", ["taylor", "fisher"])
+def test_an_output_that_is_not_in_the_loss_counts_nothing(name: str) -> None:
+    groups, net = lively(Aside())
+    net.loss = lambda images, labels, outputs: loss(images, labels, outputs["out"])
+    scores = {g.layers("out")[0]: method_of("importance", name)(g, net) for g in groups.free}
+    assert (scores["stem"] > 0).all() and (scores["aux.0"] == 0).all()
+
+
+def test_a_loss_that_depends_on_no_layer_is_an_error() -> None:
+    groups, net = lively(small())
+    net.loss = lambda images, labels, outputs: outputs.detach().sum()
+    with pytest.raises(LissomError, match=r"the loss depends on no layer.*l1"):
+        method_of("importance", "taylor")(groups.free[0], net)
+
+
+class Rows(nn.Module):
+    """A layer that runs on one row for each sample, then on `each` rows, or on a row for all."""
+
+    def __init__(self, each: float) -> None:
+        super().__init__()
+        self.each, self.layer, self.out = each, nn.Linear(3, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        middle = self.layer(x.mean((2, 3)))
+        if self.each < 0:
+            return self.out(middle * self.layer(x[0].mean((1, 2))))
+        if self.each < 1:
+            return self.out(middle + self.layer(x[:2].mean((2, 3))).sum(0))
+        rows = x[:, :, : int(self.each), 0].mT.flatten(0, 1)
+        return self.out(middle * self.layer(rows).unflatten(0, (len(x), -1)).sum(1))
+
+
+@pytest.mark.parametrize("name", ["taylor", "fisher"])
+def test_a_layer_with_several_numbers_of_rows_is_measured_for_each_sample(name: str) -> None:
+    """As finite differences of the loss of each sample."""
+    torch.manual_seed(0)
+    net = Rows(3).double().eval()
+    x = torch.randn(6, 3, 8, 8, dtype=torch.float64)
+    labels = torch.arange(6) % 4
+    (group,) = groups_of(net, x[:1]).free
+    found = method_of("importance", name)(
+        group, Evidence(net, [group], lambda: [(x, labels)], loss=loss)
+    )
+    for unit in range(8):
+        losses = []
+        for sign in (1, -1):
+            other = copy.deepcopy(net)
+            with torch.no_grad():
+                other.layer.weight[unit] *= 1 + sign * 1e-5
+                other.layer.bias[unit] *= 1 + sign * 1e-5
+                losses.append(F.cross_entropy(other(x), labels, reduction="none"))
+        slope = (losses[0] - losses[1]) / 2e-5
+        wanted = slope.mean().abs() if name == "taylor" else slope.square().mean() / 2
+        torch.testing.assert_close(found[unit].double(), wanted, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("each", [0.5, -1])
+def test_rows_that_are_of_no_sample_are_an_error(each: float) -> None:
+    net = Rows(each).eval()
+    x = torch.randn(6, 3, 8, 8)
+    (group,) = groups_of(net, x[:4]).free
+    net_evidence = Evidence(net, [group], lambda: [(x, torch.arange(6) % 4)], loss=loss)
+    with pytest.raises(LissomError, match=r"layer was not called .* samples"):
+        method_of("importance", "taylor")(group, net_evidence)
+    assert (method_of("importance", "activation")(group, net_evidence) > 0).all()
+
+
+def test_the_mean_activation_is_that_of_all_samples_whatever_their_batches() -> None:
+    groups, net = lively(small())
+    whole = torch.cat([x for x, _ in net.images()])
+    net.images = lambda: [(whole[:11], None), (9 * whole[11:], None)]
+    with torch.no_grad():
+        outs = [net.model[1](net.model[0](x)) for x, _ in net.images()]
+    wanted = torch.cat(outs).abs().mean((0, 2, 3))
+    torch.testing.assert_close(
+        method_of("importance", "activation")(groups.free[0], net), wanted / wanted.mean()
+    )

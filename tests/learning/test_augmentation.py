@@ -200,3 +200,21 @@ def test_a_loss_of_classes_is_not_taught_with_mixed_samples(tmp_path) -> None:
     task = Task(plain, data(), "plain")
     with pytest.raises(LissomError, match="dkd needs the class of each sample, which mixup blends"):
         lissom.run('train(1) | distill("kd + dkd", 1, augment="mixup")', task, tmp_path)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_images_of_other_channels_than_those_of_an_operation_are_refused(channels: int) -> None:
+    from dataclasses import replace
+
+    pixels = torch.zeros(4, channels, 8, 8, dtype=torch.uint8)
+    half = (0.5,) * channels
+    images = replace(data(), channels=channels, mean=half, std=half)
+    settings = TrainSettings(1, augment="crop+rotate(5)+resized_crop+randaugment", colour=0.4)
+    if channels in (1, 3):
+        augmented(pixels, torch.zeros(4).long(), images, settings, rng(), Classify())
+        return
+    said = rf"^randaugment: expected images of 1 or 3 channels, got {channels}$"
+    with pytest.raises(LissomError, match=said):
+        augmented(pixels, torch.zeros(4).long(), images, settings, rng(), Classify())
+    others = replace(settings, augment="crop+rotate(5)+resized_crop")
+    augmented(pixels, torch.zeros(4).long(), images, others, rng(), Classify())

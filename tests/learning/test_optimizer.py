@@ -13,7 +13,7 @@ from bright import trained
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, SequentialLR
 
-from lissom import LissomError, Recipe
+from lissom import LissomError, Recipe, apply
 from lissom.language.context import SurgeryContext
 from lissom.language.method import method_of
 from lissom.language.training import TrainSettings
@@ -224,3 +224,27 @@ def test_the_keys_of_recipes_are_those_they_were() -> None:
 
 
 KEYS = ["d39037e1c3a7", "9fb45c8b6e0a", "84de17f5a94f"]
+
+
+@pytest.mark.parametrize("text", ["train(1)", 'train(1, freeze="norm")'])
+def test_a_network_that_has_nothing_to_learn_is_an_error_before_the_first_epoch(text: str) -> None:
+    model = net().requires_grad_(False)
+    model[1].requires_grad_("freeze" in text)
+    learned = [p.requires_grad for p in model.parameters()]
+    context = SurgeryContext(torch.zeros(1, 3, 4, 4), lambda _: [], where=text)
+    step = method_of("steps", text)
+    with pytest.raises(LissomError, match=r"^train\(.*\): .*no parameter.*requires_grad") as caught:
+        step.rehearse(model, context)
+    assert "\n" not in str(caught.value)
+    assert [p.requires_grad for p in model.parameters()] == learned
+    with pytest.raises(LissomError, match=r"no parameter"):
+        trained(model, step.train_settings(1))
+
+
+def test_the_head_of_a_clustered_network_is_its_layer_with_the_codebook() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    clustered = apply("cluster(4)", model, torch.randn(2, 8), torch.randn(8, 8))
+    head = {"2.weight", "2.bias", "2.cluster.centroids"}
+    assert parameters_named(clustered, "head", "only") == head
+    assert parameters_named(nn.Linear(3, 2), "head", "only") == {"weight", "bias"}

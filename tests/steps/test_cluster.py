@@ -339,3 +339,88 @@ def test_codes_follow_their_weights_in_each_forward_pass_that_learns() -> None:
     assert torch.equal(cluster.codes, before)
     small(images())
     assert (cluster.codes == cluster.centroids[0].argmax()).float().mean() > 0.9
+
+
+# frozen weights
+
+
+def test_sensitivity_of_frozen_weights_is_that_of_others() -> None:
+    from lissom.surgery.sensitivity import squared_gradients
+
+    model, frozen = net(), net()
+    frozen[0].weight.requires_grad_(False)
+    ctx = SurgeryContext(images(1), lambda count: [images()[:count]])
+    labelled = [(images(), torch.arange(16) % 4)]
+    wanted = squared_gradients(model, ["0", "6.2"], labelled, ctx)
+    found = squared_gradients(frozen, ["0", "6.2"], labelled, ctx)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert not frozen[0].weight.requires_grad and frozen[6][2].weight.requires_grad
+    clustered("cluster(4, sensitivity='fisher')", frozen.requires_grad_(False))
+
+
+@pytest.mark.parametrize("form", ["dict", "tuple"])
+def test_sensitivity_takes_one_sample_of_labels_of_any_form(form: str) -> None:
+    from lissom.surgery.sensitivity import squared_gradients
+
+    class Kept:
+        def term(self, smoothing: float = 0.0) -> Any:
+            return lambda _, batch: F.cross_entropy(batch.outputs, inner(batch.labels))
+
+    def inner(labels: Any) -> Tensor:
+        return labels["label"] if form == "dict" else labels[0]
+
+    truth = torch.arange(16) % 4
+    labels: Any = {"label": truth} if form == "dict" else (truth, truth)
+    ctx = SurgeryContext(images(1), lambda count: [images()[:count]], task=Kept())  # type: ignore[arg-type]
+    found = squared_gradients(net(), ["0"], [(images(), labels)], ctx)
+    ctx.task = None
+    wanted = squared_gradients(net(), ["0"], [(images(), truth)], ctx)
+    assert torch.equal(found["0"], wanted["0"])
+
+
+@pytest.mark.parametrize("of", ["layer", "filter", "network"])
+@pytest.mark.parametrize("renew", [False, True])
+def test_frozen_weights_stay_frozen(of: str, renew: bool, tmp_path: Path) -> None:
+    def frozen(model: nn.Module) -> nn.Module:
+        for name in ("0", "1", "3", "4"):
+            model.get_submodule(name).requires_grad_(False)
+        return model
+
+    small, _ = clustered(f"cluster(4, of='{of}', renew={renew})", frozen(net()))
+    lissom.save(small, tmp_path)
+    for model in (small, lissom.load(tmp_path, frozen(fresh()))):
+        first, second, last = layers(model)
+        books = [layer.transforms["cluster"].centroids for layer in (first, second, last)]
+        assert [book.requires_grad for book in books] == [False, False, of != "network"]
+        before = weights(model)
+        learnt(model)
+        after = weights(model)
+        assert torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
+        if of != "network":
+            assert not torch.equal(before[2], after[2])
+
+
+# layers without weights
+
+
+@pytest.mark.parametrize(
+    "recipe", ["cluster(4)", "mask(0.5)", "cast('fp16')", "cluster(4, of='filter')"]
+)
+def test_layers_without_weights_stay_whole_with_the_reason(recipe: str) -> None:
+    torch.manual_seed(0)
+
+    def forward(s: Any, x: Tensor) -> Tensor:
+        middle = s.stem(x).mean((2, 3))
+        return s.out(torch.cat([middle, s.none(middle)], 1)) + s.bias(s.none(middle))
+
+    model = Net(
+        forward,
+        stem=conv(3, 8),
+        none=nn.Linear(8, 0),
+        bias=nn.Linear(0, 4),
+        out=nn.Linear(8, 4),
+    )
+    small, ctx = clustered(recipe, model.eval())
+    left = ctx.facts.get("left_whole", ctx.facts.get("left_float"))
+    assert left == {"none": "it has no weights", "bias": "it has no weights"}
+    assert len(layers(small)) == 2 and outputs(small).shape == (16, 4)

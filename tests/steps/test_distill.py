@@ -691,3 +691,144 @@ def test_a_student_of_digits_learns_from_the_network_it_was_cut_from(tmp_path: P
     )
     assert one.read_bytes() == two.read_bytes() and again["facts"] == record["facts"]
     assert [t["loss"] for t in record["facts"]["terms"]] == ["kd", "gram"]
+
+
+# labels that are no class of an answer
+
+
+def rows_of_labels(labels: Tensor, loss: str = "dkd") -> Tensor:
+    """Return the value of a loss for a segmenter of three classes on eight images of 16 x 16."""
+    torch.manual_seed(0)
+    student, teacher = conv(3, 3).eval(), conv(3, 3).eval()
+    compare = comparison(loss, student, teacher)
+    with compare.watching():
+        (value,) = compare.values(student(BATCH), labels)
+    value.backward()
+    return value.detach()
+
+
+@pytest.mark.parametrize("loss", ["dkd", "logit_std(dkd)"])
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int64, torch.float32])
+def test_rows_without_a_class_are_left_out(loss: str, kind: torch.dtype) -> None:
+    labels = torch.randint(0, 3, (8, 16, 16), generator=torch.Generator().manual_seed(0))
+    kept = rows_of_labels(labels, loss)
+    ignored = labels.clone()
+    ignored[:, ::2] = 255 if kind == torch.uint8 else -100
+    found = rows_of_labels(ignored.to(kind), loss)
+    torch.manual_seed(0)
+    student, teacher = (conv(3, 3)(BATCH)[:, :, 1::2].movedim(1, -1).flatten(0, 2) for _ in "st")
+    wanted = method_of("losses", loss)(student, teacher, labels[:, 1::2].flatten())
+    torch.testing.assert_close(found, wanted.detach())
+    assert found != kept
+    assert rows_of_labels(torch.full((8, 16, 16), 255), loss) == 0
+
+
+def test_labels_that_are_not_whole_numbers_are_refused() -> None:
+    said = r"^distill: dkd needs the class of each answer, a whole number, got 0.5; kd needs none$"
+    with pytest.raises(LissomError, match=said):
+        rows_of_labels(torch.full((8, 16, 16), 0.5))
+    with pytest.raises(LissomError, match="a whole number, got nan"):
+        rows_of_labels(torch.full((8, 16, 16), torch.nan))
+
+
+def test_answers_of_one_number_have_no_class() -> None:
+    one = nn.Sequential(nn.Flatten(), nn.Linear(768, 1))
+    compare = comparison("dkd", one, copy.deepcopy(one))
+    with pytest.raises(LissomError, match="dkd needs the class of each answer"):
+        values(compare, one)
+
+
+def test_several_labels_are_compared_one_by_one() -> None:
+    from lissom.kinds.multilabel import Multilabel
+
+    torch.manual_seed(0)
+    student, teacher = resnet(seed=1), resnet()
+    compare = comparison("dkd(beta=0)", student, teacher, logits=Multilabel().compared)
+    labels = (torch.rand(8, 3) > 0.5).float()
+    with compare.watching(), torch.no_grad():
+        ours = student(BATCH)
+        (found,) = compare.values(ours, labels)
+        p, q = (x.div(4).sigmoid() for x in (teacher(BATCH), ours))
+    wanted = 16 * (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean()
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_wrapped_loss_needs_the_labels_of_its_inner_one() -> None:
+    assert method_of("losses", "logit_std(dkd)").needs_labels
+    assert not method_of("losses", "logit_std(kd)").needs_labels
+    step = Distill("kd + logit_std(dkd)", 1, augment="mixup")
+    with pytest.raises(LissomError, match="needs the class of each sample, which mixup blends"):
+        step.rehearse(resnet(), context(where="here"))
+    compare = comparison("logit_std(dkd)", resnet(), resnet(seed=1))
+    with compare.watching(), pytest.raises(LissomError, match="needs the class of each answer"):
+        compare.values(compare.student(BATCH), {"boxes": torch.zeros(8, 4)})
+
+
+# more on teachers
+
+
+class Picks(nn.Module):
+    """A network with outputs of integers, named `rows` or as a test says."""
+
+    def __init__(self, name: str, value: int) -> None:
+        super().__init__()
+        self.name, self.value, self.one = name, value, resnet(seed=value)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        rows = torch.full((len(x), 3), self.value)
+        return {"logits": self.one(x), self.name: rows, "there": rows > 1}
+
+
+def test_integers_of_an_ensemble_are_those_of_its_first_member() -> None:
+    both = Ensemble([Picks("rows", 1), Picks("rows", 2)]).eval()
+    with torch.no_grad():
+        found = both(BATCH)
+        logits = [member.one(BATCH) for member in both.members]
+    assert (found["rows"] == 1).all() and not found["there"].any()
+    torch.testing.assert_close(found["logits"], (logits[0] + logits[1]) / 2)
+
+
+def test_members_that_pick_rows_are_refused_before_anything_is_trained() -> None:
+    ctx = context(where="here")
+    ctx.teacher = lambda _: Ensemble([Picks("row_ids", 1), Picks("row_ids", 2)])
+    with pytest.raises(LissomError, match=r"^here: .*one teacher.*row_ids") as caught:
+        Distill("kd", 1, teacher="x,y").rehearse(resnet(), ctx)
+    assert "\n" not in str(caught.value) and "raised" not in str(caught.value)
+
+
+def test_the_teacher_does_not_run_while_the_student_is_measured() -> None:
+    ran: list[int] = []
+    teacher = resnet()
+    teacher.register_forward_hook(lambda _, inputs, __: ran.append(len(inputs[0])))
+    ctx = context()
+    ctx.teacher = lambda _: teacher
+    step = Distill("kd", 2, batch=16, until="plateau", patience=2, lr=0.01)
+    step(resnet(seed=1), ctx)
+    assert ran == [16] * 6 and len(ctx.log) == 2
+
+
+# parts of a batch
+
+
+def test_measurements_count_updates_and_not_parts_of_a_batch() -> None:
+    x, balance = nn.Parameter(torch.ones(2)), Balance([None, None], 0.5)
+    for _ in range(EVERY):
+        for share in (0.4, 0.3, 0.3):
+            balance([line(3, x), line(2, x)], [x], share)
+    assert balance.measured == 1 and balance.batches == EVERY
+    again = Balance([None, None], 0.5)
+    again.recall(json.loads(json.dumps(balance.memory())))
+    again([line(3, x), line(2, x)], [x], 0.5)
+    assert again.measured == 2
+    again([line(3, x), line(2, x)], [x], 0.5)
+    assert again.measured == 2
+
+
+def test_the_record_counts_measurements_of_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lissom.distillation.balance.EVERY", 4)
+    measured = []
+    for parts in (1, 4):
+        ctx = context()
+        Distill("kd + fmse", 2, batch=8, accumulate=parts, lr=0.01)(resnet(seed=1), ctx)
+        measured.append(ctx.facts["terms"][1]["measured"])
+    assert measured == [3, 3]  # of 12 batches

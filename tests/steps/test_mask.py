@@ -599,3 +599,11 @@ def test_weights_that_are_no_numbers_are_refused() -> None:
         model[0].weight[0] = float("nan")
     with pytest.raises(LissomError, match="NaN or infinity"):
         masked("mask(0.5)", model)
+
+
+@pytest.mark.parametrize("pattern", ["block", "1:2"])
+def test_a_global_mask_that_fits_no_layer_is_one_clear_line(pattern: str) -> None:
+    model = nn.Sequential(conv(3, 5), head(5))
+    with pytest.raises(LissomError, match=r"no weight can be set to zero \(0: its .* no multiple"):
+        masked(f'mask({0.5}, scope="global", pattern="{pattern}")', model)
+    assert smallest([], Pattern(), 0.5) == []

@@ -14,7 +14,8 @@ from lissom.language.context import Context, SurgeryContext
 from lissom.language.training import Batch
 from lissom.models import factory
 from lissom.running.context import TaskContext
-from lissom.steps.sparsify import Sparsify, histogram, lag
+from lissom.steps.sparsify import Grown, Sparsify, histogram, lag
+from lissom.surgery.channels.group import Group, Member
 from lissom.surgery.channels.probe import cuttable
 from lissom.tasks.task import Task
 
@@ -94,7 +95,7 @@ def test_the_growing_price_begins_at_nothing_and_falls_on_small_channels(
 
 @pytest.mark.parametrize("on", ["bn", "group", "grow"])
 def test_what_is_priced_gets_smaller(on: Any) -> None:
-    data = Data.of("digits")
+    data = Data.of("digits", size=(8, 8))
     few = Data(**{**vars(data), "train": data.train.take(torch.arange(256))})
     task = Task.of("resnet8", few)
     model = task.fresh()
@@ -128,3 +129,51 @@ def test_a_histogram_counts_both_over_the_same_bins() -> None:
         "after": [2, 0, 1, 0],
         "below_a_hundredth": [0.0, 0.6667],
     }
+
+
+def test_the_progress_reaches_one_whatever_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 33 images in batches of 8, the last is left out, since it has no batch statistics."""
+    shares: list[list[float]] = []
+    whole = Grown.share
+
+    def seen(self: Grown, *part: float) -> float:
+        shares[-1].append(whole(self, *part))
+        return shares[-1][-1]
+
+    monkeypatch.setattr(Grown, "share", seen)
+    data = Data.of("digits")
+    few = Data(**{**vars(data), "train": data.train.take(torch.arange(33))})
+    task = Task.of("resnet8", few)
+    for parts in (1, 3, 8):
+        shares.append([])
+        ctx = TaskContext(
+            few.example(), lambda count: [few.example(count)], task=task, where="sparsify"
+        )
+        Sparsify(0.1, 2, on="grow", batch=8, accumulate=parts)(task.fresh(), ctx)
+        assert list(dict.fromkeys(shares[-1])) == [k / 8 for k in range(1, 9)]
+    assert [len(each) for each in shares] == [8, 24, 32]
+
+
+@pytest.mark.parametrize("on", ["group", "grow"])
+def test_frozen_batchnorm_is_no_part_of_the_price(on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.ops import FrozenBatchNorm2d
+
+    def net(norm: nn.Module) -> nn.Module:
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(1, 16, 3), norm, nn.ReLU(), nn.Conv2d(16, 4, 3)]
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+
+    step = Sparsify(0.1, 1, on=on)
+    found = price_of(step, net(FrozenBatchNorm2d(16)), monkeypatch)()
+    wanted = price_of(step, net(nn.Identity()), monkeypatch)()
+    torch.testing.assert_close(found, wanted)
+
+
+def test_statistics_are_told_by_the_last_part_of_a_name() -> None:
+    members = [
+        Member("running_net.0.weight", 0, "out", torch.arange(2)),
+        Member("running_net.1.running_mean", 0, "vector", torch.arange(2)),
+    ]
+    tensors = {m.tensor: torch.tensor([[3.0], [4.0]]) for m in members}
+    sums = Group("c", 2, members).sums(tensors, ("out", "vector"), 2)
+    assert sums.tolist() == [9, 16]

@@ -28,6 +28,7 @@ class RandAugment(Augmentation):
     """
 
     sees = "8 bits"
+    channels = (1, 3)
     moves = True
 
     operations: int = arg("operations for each image", 2, low=1, high=16)

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-EVERY = 100  # batches between two measurements; each costs a backward pass for every term
+from ..language.training import updates_after
+
+EVERY = 100  # updates between two measurements; each costs a backward pass for every term
 
 
 @dataclass
@@ -27,8 +29,9 @@ class Balance:
 
     weight of term i = share * norm of the first term's gradient / norm of term i's, over all
     parameters of the student together. The first term has the weight 1. Norms are measured on the
-    first batch and every EVERY batches; each is the mean of the new measurement and its previous
-    value. A number in front of a term is its weight.
+    first batch and every EVERY batches, on the first part of a batch that is computed in parts; each
+    is the mean of the new measurement and its previous value. A number in front of a term is its
+    weight.
     """
 
     def __init__(self, numbers: Sequence[float | None], share: float) -> None:
@@ -37,13 +40,18 @@ class Balance:
             Weight(number if number is not None else float(k == 0), number is not None or k == 0)
             for k, number in enumerate(numbers)
         ]
-        self.batches = self.measured = 0
+        self.batches: float = 0
+        self.measured = 0
 
-    def __call__(self, values: Sequence[Tensor], parameters: Iterable[nn.Parameter]) -> Tensor:
-        """Return the weighted sum of the terms' values on a batch; `parameters` are the student's."""
+    def __call__(
+        self, values: Sequence[Tensor], parameters: Iterable[nn.Parameter], share: float = 1.0
+    ) -> Tensor:
+        """Return the weighted sum of the terms' values on a batch, or on a `share` of it;
+        `parameters` are the student's.
+        """
         if self._due():
             self._measure(values, [p for p in parameters if p.requires_grad])
-        self.batches += 1
+        self.batches = updates_after(self.batches, share)
         return torch.stack(
             [w.value * value for w, value in zip(self.weights, values, strict=True)]
         ).sum()
@@ -65,8 +73,11 @@ class Balance:
     def _due(self) -> bool:
         """Return whether to measure now: more often at first, while a term has had no gradient."""
         free = [w for w in self.weights if not w.fixed]
-        unknown = any(w.value == 0 for w in free) and self.batches & (self.batches - 1) == 0
-        return bool(free) and (self.batches % EVERY == 0 or unknown)
+        batches = int(self.batches)
+        if not free or batches != self.batches:  # within a batch
+            return False
+        unknown = any(w.value == 0 for w in free) and batches & (batches - 1) == 0
+        return batches % EVERY == 0 or unknown
 
     def _measure(self, values: Sequence[Tensor], parameters: list[nn.Parameter]) -> None:
         self.measured += 1

@@ -112,7 +112,8 @@ class Comparison:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Run the teacher and record features at every forward pass of the student in this context.
+        """Run the teacher and record features at every forward pass of the student in this context,
+        except in inference mode, in which networks are measured.
 
         The teacher runs first: otherwise the student's activations are held for its gradient, and a
         CPU must allocate new memory for those of the teacher at every batch, which takes a third
@@ -120,7 +121,8 @@ class Comparison:
         """
 
         def first(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-            self._wanted = self.wanted(named or args)
+            if not torch.is_inference_mode_enabled():
+                self._wanted = self.wanted(named or args)
 
         with (
             watched(self.student, [p.student for p in self.places]) as ours,
@@ -175,29 +177,49 @@ class Comparison:
         for (_, loss), modules in zip(self.terms, self.modules, strict=True):
             if isinstance(loss, LogitLoss):
                 student, teacher = self.logits(answer.outputs, wanted.outputs)
-                rows = self.labels(loss, labels, len(student))
-                values.append(loss(student, teacher, rows))
+                values.append(self.of_logits(loss, student, teacher, labels))
             elif isinstance(loss, FeatureLoss):
                 maps = answer.features if loss.any_width else adapted
                 values.append(loss(maps, wanted.features, *([modules] if len(modules) else [])))
         return values
 
-    def labels(self, loss: LogitLoss, labels: Tree, count: int) -> Tensor:
-        """Return the labels of `count` rows of logits.
+    def of_logits(self, loss: LogitLoss, student: Tensor, teacher: Tensor, labels: Tree) -> Tensor:
+        """Return the value of a loss on rows of logits (m classes).
 
-        Raises LissomError if `loss` needs labels and there are none.
+        If the loss needs labels, rows without a class are left out, such as ignored pixels; without
+        any other it is 0. Raises LissomError if targets are no classes.
+        """
+        if not loss.needs_labels:
+            rows = labels.flatten() if isinstance(labels, Tensor) else torch.zeros(0)
+            return loss(student, teacher, rows)
+        rows = self.labels(loss, labels, student)
+        known = (rows >= 0) & (rows < student.shape[1])
+        student, teacher = student[known], teacher[known]
+        return loss(student, teacher, rows[known]) if len(student) else student.sum()
+
+    def labels(self, loss: LogitLoss, labels: Tree, logits: Tensor) -> Tensor:
+        """Return the labels of rows of logits (m classes) as whole numbers (m) in int64.
+
+        Raises LissomError if the targets are not one class for each row.
         """
         rows = labels.flatten() if isinstance(labels, Tensor) else torch.zeros(0)
-        if loss.needs_labels and len(rows) != count:
+        if len(rows) != len(logits) or logits.shape[1] < 2:
             raise LissomError(
                 f"{self.where}: {loss} needs the class of each answer, which targets of this kind of "
                 "task do not say; kd needs none"
             )
-        return rows
+        if rows.is_floating_point() and len(odd := rows[rows != rows.round()]):
+            raise LissomError(
+                f"{self.where}: {loss} needs the class of each answer, a whole number, got "
+                f"{float(odd[0]):g}; kd needs none"
+            )
+        return rows.long()
 
-    def __call__(self, outputs: Tree, labels: Tree) -> Tensor:
-        """Return the weighted sum for the student's last batch; measure the weights if it is due."""
-        return self.balance(self.values(outputs, labels), self.student.parameters())
+    def __call__(self, outputs: Tree, labels: Tree, share: float = 1.0) -> Tensor:
+        """Return the weighted sum for the student's last batch, or a `share` of it; measure the
+        weights if it is due.
+        """
+        return self.balance(self.values(outputs, labels), self.student.parameters(), share)
 
     def facts(self) -> dict[str, Any]:
         """Return facts for the record: terms with weights, and places with matched channels."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ..language.importance import Importance
 
@@ -27,6 +27,8 @@ class Activation(Importance):
     Source: Molchanov et al. 2017, Pruning Convolutional Neural Networks for Resource Efficient
     Inference, https://arxiv.org/abs/1611.06440, section 2.2.
     """
+
+    version: ClassVar[int] = 2
 
     def __call__(self, group: Group, evidence: Evidence) -> Tensor:
         size = evidence.of(group, evidence.activity, 'prune(by="activation")')

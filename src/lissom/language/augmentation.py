@@ -33,13 +33,15 @@ PLAIN = ("crop", "flip")  # the keys of networks contain these only as the text 
 class Augmentation(Method, ABC):
     """Vary a batch of images (n c h w) randomly, and their targets (n ...) with them.
 
-    `sees` says which input it takes: pixels in 0..255, only 8-bit pixels, or normalised numbers.
+    `sees` says which input it takes: pixels in 0..255, only 8-bit pixels, or normalised numbers;
+    `channels`, how many channels images may have, any if it is empty.
     `moves` says that it moves the content of an image, and that no kind of task with places
     (boxes, label images) can move its targets along. If several are `mixing` samples, one is
     drawn for each batch.
     """
 
     sees: ClassVar[Literal["pixels", "8 bits", "numbers"]] = "pixels"
+    channels: ClassVar[tuple[int, ...]] = ()
     moves: ClassVar[bool] = False
     mixing: ClassVar[bool] = False
 

@@ -31,7 +31,10 @@ class Loss(Method):
 
 @dataclass(frozen=True)
 class LogitLoss(Loss, ABC):
-    """Compare logits; `needs_labels` says that the true classes are used."""
+    """Compare logits; `needs_labels` says that the true classes are used.
+
+    Only rows that have a class, from 0 to classes - 1, are then passed.
+    """
 
     reads = "logits"
     needs_labels: ClassVar[bool] = False

@@ -14,18 +14,33 @@ if TYPE_CHECKING:
     Term = Callable[[nn.Module, "Batch"], Tensor]  # of a loss
     Tell = Callable[[dict[str, Any]], None]  # of the row of an epoch
 
+NEAR_WHOLE = 1e-6  # less than the smallest share of a batch
 Freeze = Literal["none", "gamma", "norm", "ranges", "norm+ranges"]
 
 
 @dataclass(frozen=True)
 class Batch:
     """The input of a term of the loss: `images` (n c h w), or other inputs, as the network saw
-    them; `labels` (n ...), the targets of any kind of task; `outputs`.
+    them; `labels` (n ...), the targets of any kind of task; `outputs`. They may be a part of the
+    batch of an update, a `share` of its samples.
     """
 
     images: Tree
     labels: Tree
     outputs: Tree
+    share: float = 1.0
+
+
+def updates_after(updates: float, share: float) -> float:
+    """Return the number of updates after a further `share` of a batch.
+
+    It is a whole number after all parts of a batch, whatever the rounding of their shares.
+
+    >>> updates_after(updates_after(updates_after(2, 0.7), 0.2), 0.1)
+    3
+    """
+    total = updates + share
+    return round(total) if abs(total - round(total)) < NEAR_WHOLE else total
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,11 @@ def check_part(part: Augmentation, pixels: Tensor, kind: Kind | None) -> None:
         raise LissomError(
             f"{part.name()}: expected pixels of 8 bits, got {str(pixels.dtype).removeprefix('torch.')}"
         )
+    if part.channels and pixels.shape[1] not in part.channels:
+        raise LissomError(
+            f"{part.name()}: expected images of {' or '.join(map(str, part.channels))} channels, got "
+            f"{pixels.shape[1]}"
+        )
     if part.mixing and kind is None:
         raise LissomError(
             f"{part.name()}: expected a kind of task that says how targets are mixed; see --kind"

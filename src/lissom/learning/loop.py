@@ -269,7 +269,7 @@ class Loop:
         """Add the gradient of a part, a share `weight` of the batch; return its weighted loss."""
         with autocast(self.device, self.precision), own_code(self.pace.compile):
             outputs = in_float(handed(self.network, images))
-        batch = Batch(images, targets, outputs)
+        batch = Batch(images, targets, outputs, weight)
         value = self.losses[0](self.model, batch)
         for term in self.losses[1:]:
             value = value + term(self.model, batch)

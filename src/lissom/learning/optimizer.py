@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import LissomError
 from ..language.training import TrainSettings
 from .parameters import depths, parameters_named
 
@@ -19,8 +20,13 @@ def optimizer_of(
     Weight decay applies to the parameters that `decay_on` names, and to the weights of `extra`. The
     learning rate of a group is `share` times that of the schedule: share = layer_decay^(layers
     behind it). sgd and adam add decay * weight to the gradient; adamw subtracts lr * decay * weight
-    from the weight.
+    from the weight. Raises LissomError if all parameters of the network are frozen.
     """
+    if not any(p.requires_grad for p in model.parameters()):
+        raise LissomError(
+            "expected a network with parameters that learn, got no parameter with "
+            "requires_grad=True; model.requires_grad_(True) lets all learn"
+        )
     where = "decay_on"
     decaying = {f"0.{name}" for name in parameters_named(model, settings.decay_on, where)}
     shares = {f"0.{name}": share for name, share in shares_of(model, settings).items()}

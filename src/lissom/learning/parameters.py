@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 
 from ..errors import LissomError, nearest
+from ..surgery.transform import WeightTransform
 
 NORMS = (
     nn.modules.batchnorm._NormBase,
@@ -70,10 +71,20 @@ def of_word(model: nn.Module, parameters: Mapping[str, Tensor], word: str) -> se
     if word == "bias":
         return {name for name in parameters if name.endswith("bias")}
     if word == "head":
-        layers = {weights[-1].rpartition(".")[0]} if weights else set()
-    else:
-        layers = {name for name, module in model.named_modules() if isinstance(module, NORMS)}
+        if not weights:
+            return set()
+        layer = head_of(model, weights[-1])
+        return {name for name in parameters if not layer or layer in above(name)}
+    layers = {name for name, module in model.named_modules() if isinstance(module, NORMS)}
     return {name for name in parameters if name.rpartition(".")[0] in layers}
+
+
+def head_of(model: nn.Module, parameter: str) -> str:
+    """Return the name of the layer of a parameter, which a transform of its weight may hold."""
+    layer = parameter.rpartition(".")[0]
+    while isinstance(model.get_submodule(layer), WeightTransform):
+        layer = layer.rpartition(".")[0]
+    return layer
 
 
 def depths(model: nn.Module) -> dict[str, int]:

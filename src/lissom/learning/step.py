@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -199,8 +200,9 @@ class Learning(Step):
 
         settings = self.train_settings(1)
         try:
-            prepare_network(model, settings)()
-            optimizer_of(model, settings)
+            with ExitStack() as undone:
+                undone.callback(prepare_network(model, settings))
+                optimizer_of(model, settings)
         except LissomError as error:
             raise LissomError(f"{ctx.where}: {error}") from None
         return model

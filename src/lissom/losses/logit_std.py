@@ -41,6 +41,11 @@ class LogitStd(LogitLoss):
             )
         return loss
 
+    @property
+    def needs_labels(self) -> bool:  # type: ignore[override]
+        """Whether the inner loss uses the true classes."""
+        return self.inner.needs_labels
+
     def at_temperature(self, temperature: float) -> Self | None:
         """Return this loss with another temperature of the inner loss, None if that has none."""
         inner = self.inner.at_temperature(temperature)

@@ -66,7 +66,10 @@ class TaskContext(Context):
         return len(self.known.data.valid)
 
     def updates(self, epochs: int, batch: int) -> int:
-        return epochs * -(-len(self.known.data.train) // batch)
+        whole, rest = divmod(len(self.known.data.train), batch)
+        # the loops leave out a last batch without batch statistics in each process
+        least = 2 * (1 if self.ranks is None else self.ranks.count)
+        return epochs * (whole + (rest >= least or (rest > 0 and not whole)))
 
     def learn(
         self,

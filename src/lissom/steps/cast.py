@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cast(Step):
-    """Store weights of convolutions and linear layers in 16 bits; computation stays float32.
+    """Store weights of convolutions, linear layers and embeddings in 16 bits.
 
     bf16: 8 bits of precision, the range of float32
     fp16: 11 bits of precision, values up to 65504
 
-    Files take half the bytes; biases and activations stay float32. Batch-norm is folded into the
-    preceding layer first. To compute in 16 bits, use a setting of the target, as in
+    Files take half the bytes; computation, biases and activations stay float32. Batch-norm is
+    folded into the preceding layer first. To compute in 16 bits, use a setting of the target, as in
     openvino(precision="bf16").
 
     Before a learning step: training continues in float32, and the forward pass uses the rounded

@@ -32,7 +32,7 @@ class Cluster(Step):
     folded into the preceding layer first. A later learning step trains the centroids: each gets the
     mean gradient of the weights that share it. With renew=True the weights are trained too, with a
     straight-through estimator, and each forward pass rounds them to the nearest centroid; that
-    needs a learning rate of a hundredth or less.
+    needs a learning rate of a hundredth or less. The centroids of frozen weights are frozen.
 
     No runtime here is faster with shared values; files become smaller once they are packed.
     Raises LissomError if no layer can be clustered.

@@ -102,6 +102,8 @@ class Distill(Learning):
         try:
             with torch.no_grad():
                 called(teacher.eval(), inputs)
+        except LissomError as error:
+            raise LissomError(f"{ctx.where}: {error}") from None
         except Exception as error:  # a network made for other images may raise anything
             raise LissomError(
                 f"{ctx.where}: the teacher raised {type(error).__name__} on images of "
@@ -174,7 +176,7 @@ class Distill(Learning):
         task_loss = ctx.task.term()
 
         def value(student: nn.Module, batch: Batch) -> Tensor:
-            taught = compare(batch.outputs, batch.labels)
+            taught = compare(batch.outputs, batch.labels, batch.share)
             return (
                 taught
                 if self.alpha == 1

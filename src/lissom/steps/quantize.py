@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..language.context import Context
+    from ..surgery.quantization.calibrate import RangeStats
     from ..surgery.quantization.dataflow import DataFlow
     from ..trees import Tree
 
@@ -225,7 +226,6 @@ class Quantize(Step):
         import copy
 
         from ..surgery.coverage import tell_left_out
-        from ..surgery.quantization.calibrate import observe_ranges
         from ..surgery.quantization.moved import check_moved
         from ..surgery.quantization.prepare import insert_rounding
         from ..surgery.quantization.recover import recover
@@ -245,19 +245,7 @@ class Quantize(Step):
         samples = sum(map(length, batches))
         model, wires, left = self.quantizable(model, batches, ctx)
         before = copy.deepcopy(model)
-        measured = not self.at_run_time and self.inputs != 32
-        seen = (
-            observe_ranges(
-                model,
-                batches,
-                wires.sites,
-                wires.lost,
-                calls=wires.calls,
-                by_module=not wires.calls,
-            )
-            if measured
-            else {}
-        )
+        seen = self.ranges_seen(model, batches, wires)
         wires, unseen = reached_flow(wires.without(wires.apart), seen, ctx)
         wires, apart = even_flow(wires, seen, ctx)
         plan = self.plan(model, wires, left, ctx, [*unseen, *apart])
@@ -277,6 +265,19 @@ class Quantize(Step):
             quantized=rounded, layers=plan.rows(), left_float=left, ranges=bounds, images=samples
         )
         return quantized.eval()
+
+    def ranges_seen(
+        self, model: nn.Module, batches: list[Tree], wires: DataFlow
+    ) -> dict[str, RangeStats]:
+        """Return the statistics of every site; none if inputs stay float or ranges are dynamic."""
+        from ..surgery.quantization.calibrate import observe_ranges
+
+        if self.at_run_time or self.inputs == 32:
+            return {}
+        calls = wires.calls
+        return observe_ranges(
+            model, batches, wires.sites, wires.lost, calls=calls, by_module=not calls
+        )
 
     def calibration_batches(self, ctx: Context) -> list[Tree]:
         """Return the calibration samples in batches, or only the example if no samples are needed.

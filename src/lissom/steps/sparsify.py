@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import LissomError
 from ..language.method import arg
+from ..language.training import updates_after
 from ..learning.step import Learning
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ class Sparsify(Learning):
     group: loss = task loss + weight * sum over channels u of ||w[u]||
     grow:  loss = task loss + weight * progress * sum over channels u of g[u] / 2 * ||w[u]||^2
     gamma:    scales of all batch-norms
-    w[u]:     group: all weights that are removed with channel u; grow: its filters and scales
+    w[u]:     group: all parameters that are removed with channel u; grow: its filters and scales
     g[u]:     from 0 for the largest channel of its group to 1 for the smallest
     progress: from 0 to 1 over the step
 
@@ -45,7 +47,7 @@ class Sparsify(Learning):
     removed.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     cannot_follow: ClassVar = {
         "cast": "no channel is cut once weights are stored in 16 bits; sparsify before cast",
         "cluster": "no channel is cut once weights are clustered; sparsify before cluster",
@@ -72,7 +74,7 @@ class Sparsify(Learning):
         return super().rehearse(model, ctx)
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
-        grown = Grown(ctx.updates(self.epochs, self.batch) * self.accumulate)
+        grown = Grown(ctx.updates(self.epochs, self.batch))
         price, sizes = (
             self._slimming(model, ctx) if self.on == "bn" else self._lasso(model, ctx, grown)
         )
@@ -108,11 +110,12 @@ class Sparsify(Learning):
         def squares() -> list[Tensor]:
             return [group.sums(tensors, roles, 2) for group in groups]
 
-        def price(_: nn.Module, __: Batch) -> Tensor:
+        def price(_: nn.Module, batch: Batch) -> Tensor:
             sums = squares()
             if self.on == "group":
                 return self.weight * stack([s.clamp_min(1e-12).sqrt().sum() for s in sums]).sum()
-            return self.weight * grown.share() / 2 * stack([(s * lag(s)).sum() for s in sums]).sum()
+            progress = grown.share(batch.share)
+            return self.weight * progress / 2 * stack([(s * lag(s)).sum() for s in sums]).sum()
 
         return price, lambda: cat([s.detach().sqrt().cpu() for s in squares()])
 
@@ -153,18 +156,18 @@ class Grown:
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
-        self.taken = 0
+        self.taken: float = 0
 
-    def share(self) -> float:
-        """Advance by one update and return the progress."""
-        self.taken += 1
-        return min(1.0, self.taken / self.steps)
+    def share(self, part: float = 1.0) -> float:
+        """Advance by a part of an update and return the progress: the same for all its parts."""
+        self.taken = updates_after(self.taken, part)
+        return min(1.0, math.ceil(self.taken) / self.steps)
 
-    def memory(self) -> int:
+    def memory(self) -> float:
         """Return the number of updates so far, for a checkpoint."""
         return self.taken
 
-    def recall(self, memory: int) -> None:
+    def recall(self, memory: float) -> None:
         """Restore the number of updates that `memory` returned."""
         self.taken = memory
 

@@ -47,7 +47,10 @@ class Codebooks:
             else best_values(x, c, self.count)
             for x, c in zip(numbers, counts, strict=True)
         ]
-        table = nn.Parameter(padded(books).to(next(iter(weights.values()))))
+        table = nn.Parameter(
+            padded(books).to(next(iter(weights.values()))),
+            requires_grad=all(map(learns, layers.values())),
+        )
         book = next(iter(layers))
         return [
             self._use(
@@ -91,6 +94,13 @@ def weight_of(owners: list[nn.Module]) -> Tensor:
     weight = owners[0].weight
     assert isinstance(weight, Tensor)
     return weight.detach()
+
+
+def learns(owners: list[nn.Module]) -> bool:
+    """Return whether the weight that the layers share is trained, not frozen."""
+    weight = owners[0].weight
+    assert isinstance(weight, Tensor)
+    return weight.requires_grad
 
 
 def holds_zeros(owners: list[nn.Module]) -> bool:

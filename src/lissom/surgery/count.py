@@ -63,9 +63,9 @@ def weight_macs(trace: Trace) -> dict[str, int]:
     for name, weight, op in trace.products():
         if op.name == "convolution":
             # a transposed convolution multiplies once for each input position
-            sites = (op.args[0] if op.args[6] else op.outputs[0])[0, 0].numel()
+            sites = (op.args[0] if op.args[6] else op.outputs[0]).shape[2:].numel()
         else:
-            sites = op.outputs[0].numel() // op.outputs[0].shape[-1]
+            sites = op.outputs[0].shape[:-1].numel()
         totals[name] += sites * weight.numel()
     return dict(totals)
 

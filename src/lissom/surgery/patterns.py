@@ -57,6 +57,8 @@ def smallest(weights: list[Tensor], pattern: Pattern, amount: float) -> list[Ten
     In N:M cells these are all but the N largest; else round(amount * cells) cells with the smallest
     mean |w|. Of equal ones the first are zeroed.
     """
+    if not weights:
+        return []
     cells = [pattern.cells(w.detach().float().cpu().abs()) for w in weights]
     if pattern.keep is not None:
         rows = [c.argsort(dim=1, stable=True)[:, : pattern.size - pattern.keep] for c in cells]

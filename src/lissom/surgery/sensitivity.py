@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,10 +20,24 @@ if TYPE_CHECKING:
 LEAST = 1e-6
 
 
+@contextmanager
+def learned(weights: Iterable[Tensor]) -> Iterator[None]:
+    """Compute gradients within this context, also by weights that are frozen."""
+    frozen = [weight for weight in weights if not weight.requires_grad]
+    for weight in frozen:
+        weight.requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
+
+
 def squared_gradients(
     model: nn.Module,
     layers: Sequence[str],
-    batches: Sequence[tuple[Tree, Tensor | None]],
+    batches: Sequence[tuple[Tree, Tree]],
     ctx: Context,
 ) -> dict[str, Tensor]:
     """Return for each layer the mean over samples of the squared gradient of the loss by each
@@ -36,20 +51,19 @@ def squared_gradients(
     loss = loss_of(model, ctx)
     count = 0
     model.eval()
-    for samples, labels in batches:
-        for k in range(length(samples)):
-            single = sample(samples, k)
-            label = None if labels is None else labels[k : k + 1]
-            with torch.enable_grad():
+    with learned(weights.values()):
+        for samples, labels in batches:
+            for k in range(length(samples)):
+                single = sample(samples, k)
                 slopes = torch.autograd.grad(
-                    loss(single, label, called(model, single)),
+                    loss(single, sample(labels, k), called(model, single)),
                     list(weights.values()),
                     allow_unused=True,
                 )
-            for name, slope in zip(weights, slopes, strict=True):
-                if slope is not None:
-                    squares[name] += slope.square()
-            count += 1
+                for name, slope in zip(weights, slopes, strict=True):
+                    if slope is not None:
+                        squares[name] += slope.square()
+                count += 1
     if not count:
         raise LissomError(f"{ctx.where}: sensitivity needs samples, and there are none")
     return {

@@ -156,7 +156,7 @@ def test_the_noise_of_a_layer_is_that_of_the_bits_it_gets(net: nn.Module, top: i
 
 
 def test_an_allowed_loss_is_kept_to(tmp_path: Any) -> None:
-    task = lissom.Task.of("resnet8", lissom.Data.of("digits"))
+    task = lissom.Task.of("resnet8", lissom.Data.of("digits", size=(8, 8)))
     (record,) = lissom.run(
         "train(4, batch=32) | quantize('auto', drop=0.02, samples=64)", task, tmp_path / "store"
     )

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import LissomError
+from ...trees import Tree, called, length
 from ..loss import Loss, cross_entropy
 from .group import Group, layers_in
 
 # batches of samples and their labels, None if there are no labels
-Labelled = list[tuple[Tensor, Tensor | None]]
+Labelled = list[tuple[Tree, Tensor | None]]
 
 
 @dataclass
@@ -46,50 +47,79 @@ class Evidence:
         """The gradient of a gate of 1 on each channel of a layer's output: layer -> (samples
         channels).
 
-        It is the sum over positions of activation times gradient, separately for each sample.
+        It is the sum over positions of activation times gradient, separately for each sample, and 0
+        if the loss does not depend on the layer. A layer that is called with several numbers of
+        rows, such as (n c) and (n*k c), is left out if one of them is no multiple of the samples.
         """
         slopes: dict[str, list[Tensor]] = {}
+        left_out = set[str]()
         for images, labels in self._batches():
-            gates: dict[str, Tensor] = {}
-
-            def gated(
-                name: str, layer: nn.Module, out: Tensor, gates: dict[str, Tensor] = gates
-            ) -> Tensor:
-                axis = channel_axis(layer, out)
-                if name not in gates:  # a layer that runs twice has one gate
-                    gates[name] = out.new_ones(len(out), out.shape[axis], requires_grad=True)
-                shape = [1] * out.ndim
-                shape[0], shape[axis] = gates[name].shape
-                return out * gates[name].view(shape)
-
-            with self._hooked(gated), torch.enable_grad():
-                outputs = self.model(images)
-                if not gates:
-                    continue  # no layer was called as a module; `of` raises the error
-                loss = self.loss(images, labels, outputs) * len(images)
-                for name, slope in zip(
-                    gates, torch.autograd.grad(loss, list(gates.values())), strict=True
-                ):
+            for name, by_rows in self._slopes(images, labels).items():
+                slope = of_samples(by_rows, length(images))
+                if slope is None:
+                    left_out.add(name)
+                else:
                     slopes.setdefault(name, []).append(slope.float().cpu())
-        return {name: torch.cat(parts) for name, parts in slopes.items()}
+        return {name: torch.cat(parts) for name, parts in slopes.items() if name not in left_out}
+
+    def _slopes(self, images: Tree, labels: Tensor | None) -> dict[str, dict[int, Tensor]]:
+        """Return the gradients of the gates of each layer on a batch: layer -> rows -> (rows
+        channels), with one gate for all calls with the same number of rows.
+
+        Raises LissomError if the loss depends on no layer.
+        """
+        gates: dict[tuple[str, int], Tensor] = {}
+
+        def gated(name: str, layer: nn.Module, out: Tensor) -> Tensor:
+            axis = channel_axis(layer, out)
+            rows = len(out) if axis else 1  # a vector has only channels
+            if (name, rows) not in gates:
+                gates[name, rows] = out.new_ones(rows, out.shape[axis], requires_grad=True)
+            shape = [1] * out.ndim
+            shape[0] = rows
+            shape[axis] = out.shape[axis]
+            return out * gates[name, rows].view(shape)
+
+        with self._hooked(gated), torch.enable_grad():
+            outputs = called(self.model, images)
+            if not gates:
+                return {}  # no layer was called as a module; `of` raises the error
+            loss = self.loss(images, labels, outputs) * length(images)
+            if not loss.requires_grad:
+                raise LissomError(
+                    "prune: the loss depends on no layer that can be cut; expected one computed "
+                    'from the outputs, or by="l1", which needs only weights'
+                )
+            found = torch.autograd.grad(loss, list(gates.values()), materialize_grads=True)
+        slopes: dict[str, dict[int, Tensor]] = {}
+        for (name, rows), slope in zip(gates, found, strict=True):
+            slopes.setdefault(name, {})[rows] = slope
+        return slopes
 
     @cached_property
     def activity(self) -> dict[str, Tensor]:
-        """The mean |activation| of each channel of a layer's output: layer -> (channels)."""
+        """The mean |activation| of each channel of a layer's output: layer -> (channels).
+
+        Batches count by their samples, and all calls of a layer on a batch equally.
+        """
         means: dict[str, list[Tensor]] = {}
 
         def seen(name: str, layer: nn.Module, out: Tensor) -> None:
-            flat = (
-                out.detach().float().movedim(channel_axis(layer, out), 1).flatten(2)
-                if out.ndim > 2
-                else out[..., None]
-            )
-            means.setdefault(name, []).append(flat.abs().mean((0, 2)).cpu())
+            axis = channel_axis(layer, out)
+            sizes = out.detach().float().abs().movedim(axis, 0)
+            means.setdefault(name, []).append(sizes.reshape(len(sizes), -1).mean(1).cpu())
 
+        sums: dict[str, Tensor] = {}
+        counts: dict[str, int] = {}
         with self._hooked(seen), torch.no_grad():
             for images, _ in self._batches():
-                self.model(images)
-        return {name: torch.stack(parts).mean(0) for name, parts in means.items()}
+                means.clear()
+                called(self.model, images)
+                count = length(images)
+                for name, parts in means.items():
+                    sums[name] = sums.get(name, 0) + count * torch.stack(parts).mean(0)
+                    counts[name] = counts.get(name, 0) + count
+        return {name: total / counts[name] for name, total in sums.items()}
 
     def of(self, group: Group, measured: dict[str, Tensor], where: str) -> Tensor:
         """Return the measurements at a group's layers, summed over the channels of a unit: (...
@@ -109,7 +139,8 @@ class Evidence:
             if values is None or values.shape[-1] % len(unit):
                 raise LissomError(
                     f"{where}: {member.layer or 'the network'} was not called as a module that "
-                    "returns only its channels, so nothing was measured there; "
+                    "returns only its channels, for each of the samples, so nothing was measured "
+                    "there; "
                     f"by=\"l1\" needs only weights, and keep='{member.layer}' leaves it whole"
                 )
             if values.shape[-1] != len(unit):
@@ -124,7 +155,7 @@ class Evidence:
 
     def _batches(self) -> Labelled:
         batches = self.images()
-        if not batches or not len(batches[0][0]):
+        if not batches or not length(batches[0][0]):
             raise LissomError("prune: there are no calibration images")
         return batches
 
@@ -142,6 +173,20 @@ class Evidence:
 
             hooks.callback(layer.register_forward_hook(hook).remove)
         return hooks
+
+
+def of_samples(by_rows: dict[int, Tensor], samples: int) -> Tensor | None:
+    """Return the gradients of a layer's gates (rows channels), by number of rows, as one tensor.
+
+    Several are added up for each sample, whose rows follow one another: (samples channels). None if
+    a number of rows is no multiple of the samples.
+    """
+    if len(by_rows) == 1:
+        return next(iter(by_rows.values()))
+    if any(rows % samples for rows in by_rows):
+        return None
+    parts = [slope.unflatten(0, (samples, -1)).sum(1) for slope in by_rows.values()]
+    return torch.stack(parts).sum(0)
 
 
 def channel_axis(layer: nn.Module, out: Tensor) -> int:

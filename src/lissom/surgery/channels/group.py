@@ -84,10 +84,14 @@ class Group:
         return math.lcm(*steps) if self.members else multiple
 
     def sums(self, tensors: Mapping[str, Tensor], roles: Iterable[str], power: int) -> Tensor:
-        """Return the sum of |w| ** power over the tensors of these roles, per unit, in float32."""
+        """Return the sum of |w| ** power over the tensors of these roles, per unit, in float32.
+
+        Running statistics, and tensors that `tensors` lacks, are left out.
+        """
         total = None
         for member in self.members:
-            if member.role in roles and "running_" not in member.tensor:
+            statistics = member.tensor.rpartition(".")[2].startswith("running_")
+            if member.role in roles and member.tensor in tensors and not statistics:
                 numbers, unit = member.slices(tensors[member.tensor].float())
                 by_unit = numbers.new_zeros(self.size).index_add(
                     0, unit, numbers.abs().pow(power).sum(1)

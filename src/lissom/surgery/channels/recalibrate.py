@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...trees import Tree, alike, called, concatenated, length, put_in, tensors_in
 
@@ -17,8 +18,9 @@ def recalibrate_batchnorms(model: nn.Module, batches: Sequence[Tree]) -> int:
     number of norms changed.
 
     Samples are split into new batches of nearly equal size, because a batch of one may have no
-    variance. Batches are weighted by their size, and all calls of a norm equally. With fewer than
-    LEAST samples nothing is changed.
+    variance. Batches are weighted by their size, and all calls of a norm equally. Calls with a
+    single value for each channel use the old statistics and do not count. With fewer than LEAST
+    samples nothing is changed.
     Source: Li et al. 2020, EagleEye, https://arxiv.org/abs/2007.02491.
     """
     norms = [
@@ -31,36 +33,84 @@ def recalibrate_batchnorms(model: nn.Module, batches: Sequence[Tree]) -> int:
         return 0
     parts = evenly(list(batches), -(-count // max(LEAST, *map(length, batches))))
     model.eval()
-    momenta = [m.momentum for m in norms]
-    sums = [
-        [torch.zeros_like(s) for s in (m.running_mean, m.running_var) if s is not None]
-        for m in norms
-    ]
-    for m in norms:
-        m.train()
-        m.momentum = None  # running statistics become the mean of all calls since the count was 0
+    sought = [Statistics(m) for m in norms]
     try:
         with torch.no_grad():
             for images in parts:
-                for m in norms:
-                    m.num_batches_tracked.zero_()  # type: ignore[union-attr]
+                for each in sought:
+                    each.begin()
                 called(model, images)
-                for k, m in enumerate(norms):
-                    assert m.running_mean is not None and m.running_var is not None
-                    share = length(images) / count
-                    sums[k] = [
-                        sums[k][0] + share * m.running_mean,
-                        sums[k][1] + share * m.running_var,
-                    ]
-            for m, (mean, var) in zip(norms, sums, strict=True):
-                assert m.running_mean is not None and m.running_var is not None
-                m.running_mean.copy_(mean)
-                m.running_var.copy_(var)
+                for each in sought:
+                    each.add(length(images))
+            return sum([each.settle() for each in sought])
     finally:
-        for m, momentum in zip(norms, momenta, strict=True):
-            m.momentum = momentum
-            m.eval()
-    return len(norms)
+        for each in sought:
+            each.close()
+
+
+class Statistics:
+    """The statistics of a batch-norm, measured anew; until `settle` it keeps the old ones."""
+
+    def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
+        assert norm.running_mean is not None and norm.running_var is not None
+        self.norm = norm
+        self.held = (norm.running_mean, norm.running_var)
+        self.old = [value.clone() for value in self.held]
+        self.sums = [torch.zeros_like(value, dtype=torch.float64) for value in self.held]
+        self.count = 0
+        self.momentum = norm.momentum
+        # running statistics become the mean of all calls since the count was 0
+        norm.momentum = None
+        norm.train()
+        self.aside: list[Tensor] | None = None  # what is measured, while the norm uses the old
+        self.hooks = ExitStack()
+        before = norm.register_forward_pre_hook(self._begins, with_kwargs=True)
+        self.hooks.callback(before.remove)
+        self.hooks.callback(norm.register_forward_hook(self._ends).remove)
+
+    def begin(self) -> None:
+        """Begin a batch of samples."""
+        self.norm.num_batches_tracked.zero_()  # type: ignore[union-attr]
+
+    def _begins(
+        self, norm: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]
+    ) -> None:
+        """Measure in this call if each channel has several values; else use the old statistics."""
+        x = next(iter((*inputs, *named.values())))
+        norm.train(x.numel() > x.shape[1])
+        if not norm.training:
+            self.aside = [value.clone() for value in self.held]
+            self._hold(self.old)
+
+    def _ends(self, *_: object) -> None:
+        """Go on with what is measured."""
+        if self.aside is not None:
+            self._hold(self.aside)
+            self.aside = None
+
+    def _hold(self, values: Sequence[Tensor]) -> None:
+        for mine, value in zip(self.held, values, strict=True):
+            mine.copy_(value)
+
+    def add(self, samples: int) -> None:
+        """Add the statistics of a batch of so many samples, if there are any."""
+        if int(self.norm.num_batches_tracked or 0):
+            self.count += samples
+            for total, value in zip(self.sums, self.held, strict=True):
+                total += samples * value
+
+    def settle(self) -> bool:
+        """Give the norm the mean of all batches; return whether there were any."""
+        self.old = [total / self.count for total in self.sums] if self.count else self.old
+        return self.count > 0
+
+    def close(self) -> None:
+        """Let the norm be as before, with the new statistics if they are settled."""
+        self.hooks.close()
+        self.norm.momentum = self.momentum
+        self.norm.eval()
+        with torch.no_grad():
+            self._hold(self.old)
 
 
 def evenly(batches: Sequence[Tree], count: int) -> list[Tree]:

@@ -50,6 +50,13 @@ def with_gradient_of(smooth: Tensor, value: Tensor) -> Tensor:
 class QuantizedLayer(CompressedLayer):
     """The base of layers with rounded weights; a layer becomes one by a change of its class.
 
+    What a value passes, from the layer before to the next (each part may be missing):
+
+        site -> feed -> own -> weight, rounded by `rounding` -> norm -> next site
+
+    `feed` is the rounding of the site, the same for all layers that read it; `own` rounds once more,
+    to the fewer bits of this layer, and is shared by the layers with the same `again`.
+
     Grids, scales and batch-norm see a weight as (out in ...), as `turned` returns it. The layer
     itself computes with the weight in its own layout.
     """

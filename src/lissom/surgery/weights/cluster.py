@@ -4,7 +4,8 @@
 
 In training the centroids learn instead of the weights: the gradient of a centroid is the mean of
 the gradients of its weights, as if each weight were updated and all that share a value were then
-averaged. So a learning rate has the same effect as on other weights.
+averaged. So a learning rate has the same effect as on other weights. A codebook is frozen if a weight
+is that uses it.
 Source: Han, Mao and Dally 2015, Deep Compression, https://arxiv.org/abs/1510.00149, section 3.
 Differs: the paper takes the sum, which for plain gradient descent multiplies the learning rate by
 the number of weights that share a value; for Adam the two are equal.
@@ -68,6 +69,7 @@ class Cluster(WeightTransform):
         for other in others:
             if isinstance(other, Cluster) and other.book == cluster.book:
                 centroids = other.centroids
+        centroids.requires_grad_(centroids.requires_grad and weight.requires_grad)
         cluster.fill(centroids, torch.zeros(weight.shape, dtype=torch.uint8))
         return cluster
 
@@ -83,7 +85,8 @@ class Cluster(WeightTransform):
         """
         if self.follows:
             self.follow(weight.detach())
-        if not learning and int(self.codes.max()) >= self.values + self.zero:
+        beyond = self.codes.numel() > 0 and int(self.codes.max()) >= self.values + self.zero
+        if not learning and beyond:
             raise LissomError("cluster: a code stands for no value of its codebook")
 
     def follow(self, weight: Tensor) -> None:
