@@ -88,6 +88,45 @@ REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
         ),
         r"is larger than",
     ),
+    "a giant one-hot row": (
+        giant(
+            [
+                node("Cast", ["x"], ["i"], to=7),
+                node("OneHot", ["i", "d", "v"], ["y"]),
+            ],
+            d=np.array(10**11),
+            v=np.array([0, 1], np.float32),
+        ),
+        r"OneHot .*is larger than",
+    ),
+    "giant parts": (
+        giant([node("Split", ["x"], ["y", "z"], axis=1, num_outputs=2**40)]),
+        r"Split .*expected num_outputs=2, got 1099511627776",
+    ),
+    "a giant table of scales": (
+        giant(
+            [node("DequantizeLinear", ["q", "s"], ["w"], axis=1), node("Add", ["x", "w"], ["y"])],
+            q=np.zeros((2**20, 1), np.int8),
+            s=np.ones(2**20, np.float32),
+        ),
+        r"DequantizeLinear .*expected 1 numbers for axis 1, got 1048576",
+    ),
+    "giant places": (
+        giant(
+            [node("Expand", ["i", "n"], ["e"]), node("GatherND", ["x", "e"], ["y"])],
+            i=np.array([[0]]),
+            n=np.array([1, 2**26]),
+        ),
+        r"GatherND .*67108864 places for 3 axes",
+    ),
+    "giant places to write to": (
+        giant(
+            [node("Expand", ["i", "n"], ["e"]), node("ScatterND", ["x", "e", "i"], ["y"])],
+            i=np.array([[0]]),
+            n=np.array([1, 2**26]),
+        ),
+        r"ScatterND .*67108864 places for 3 axes",
+    ),
     "an old opset": (
         lambda: model_of([node("Add", ["x", "x"], ["y"], broadcast=1)], ROWS, ["y"], opset=6),
         r"'broadcast' is not known; its opset is 6, older than 9: convert it",

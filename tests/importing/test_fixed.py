@@ -81,3 +81,16 @@ def test_a_task_takes_the_value_as_an_argument(tmp_path: Path) -> None:
 def test_what_cannot_be_fixed_says_so(values: dict[str, object], said: str, tmp_path: Path) -> None:
     with pytest.raises(LissomError, match=re.escape(said)):
         lissom.from_onnx(branching(tmp_path / "net.onnx"), **values)
+
+
+@pytest.mark.parametrize("size", [-1, "n", None])
+def test_an_open_size_of_a_fixed_input_takes_any(size: object, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    inputs = {"x": ("batch", 8), "factors": (size,)}
+    onnx.save(model_of([node("Mul", ["x", "factors"], ["y"])], inputs, ["y"]), str(path))
+    factors = np.arange(8, dtype=np.float32)
+    network = lissom.from_onnx(path, factors=factors)
+    x = torch.randn(3, 8)
+    assert torch.equal(network(x), x * torch.from_numpy(factors))
+    with pytest.raises(LissomError, match=re.escape("expected shape (n), got shape (1, 8)")):
+        lissom.from_onnx(path, factors=factors[None])

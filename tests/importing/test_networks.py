@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import Data, LissomError, Store, Task
+from lissom.importing.file import preprocess_said
 from lissom.importing.quantized import NOTE
 from lissom.models import factory
+from lissom.running.baked import shown_preprocess
 from lissom.running.entries import build_from, load_key
 from lissom.surgery.quantization.layers import QuantizedLayer
 from lissom.tasks import imported
@@ -268,6 +270,39 @@ def test_a_file_for_one_picture_is_compared_one_by_one(tmp_path: Path) -> None:
     assert re.search(r"on 8 samples of the data", task.notes()[-1])
 
 
+@pytest.mark.parametrize("batch", [3, 8, 16])
+def test_a_file_of_one_batch_size_is_compared_on_all_samples(
+    batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    network = settled(factory("resnet8")(10, 1))
+    images = torch.randn(batch, 1, 32, 32)
+    path = written(network, images, tmp_path / "batch.onnx", dynamic_axes={})
+    task = Task.of(f"onnx:{path}", Data.of("digits", preprocess="data"))
+    assert re.search(r"on 8 samples of the data, .* by \S+e-0[5-9] ", task.notes()[-1])
+    last = task.data.example(8)[-1]
+    right = task.build()
+
+    class WrongOnTheLast(nn.Module):
+        """The network, with a wrong answer to the last sample only."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = right
+            self.input_names = right.input_names
+            self.notes = ()
+            self.fixed: dict[str, Any] = {}
+
+        def forward(self, x: Tensor) -> Tensor:
+            same = (x == last).flatten(1).all(1)
+            return self.network(x) + same[:, None] * 0.1
+
+    monkeypatch.setattr(imported, "SAID", {})
+    monkeypatch.setattr(task, "build", WrongOnTheLast)
+    with pytest.raises(LissomError, match=r"on 8 samples of the data, its outputs differ"):
+        task.notes()
+
+
 def test_a_file_of_another_size_than_the_data_is_not_compared(tmp_path: Path) -> None:
     images = torch.randn(2, 1, 16, 16)
     path = written(settled(factory("resnet8")(10, 1)), images, tmp_path / "large.onnx")
@@ -282,3 +317,30 @@ def test_notes_of_a_quantized_file_are_those_of_a_run(tmp_path: Path) -> None:
     path = lissom.export(whole, "onnxruntime", tmp_path / "net.onnx", shape=(1, 32, 32))
     notes = Task.of(f"onnx:{path}", Data.of("digits", preprocess="data")).notes()
     assert NOTE in notes and "on 8 samples of the data" in notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("facts", "wanted"),
+    [
+        ({"baked": "true", "preprocess": ""}, "scale(255)"),
+        ({"baked": "true"}, "scale(255)"),
+        ({"baked": "true", "preprocess": "resize(32)"}, "resize(32) | scale(255)"),
+        ({"baked": "true", "preprocess": "as given"}, None),
+        ({"baked": "false", "preprocess": ""}, None),
+        ({"baked": "false", "preprocess": "as given"}, None),
+        ({"baked": "false", "preprocess": "gray"}, "gray"),
+        ({}, None),
+    ],
+)
+def test_a_file_with_its_normalisation_inside_takes_pixels(
+    facts: dict[str, str], wanted: str | None, digits: Path
+) -> None:
+    model = onnx.load(str(digits))
+    onnx.helper.set_model_props(model, facts)
+    onnx.save(model, str(digits))
+    assert preprocess_said(digits) == wanted
+
+
+def test_a_file_that_only_normalises_has_no_preprocessing_left() -> None:
+    task = {"shape": [1, 8, 8], "preprocessing": {"preprocess": 'normalize("half")'}}
+    assert shown_preprocess({"task": task}, True) == ""

@@ -12,7 +12,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from onnx import numpy_helper
+from torch import nn
 
 from lissom import LissomError, from_onnx
 from lissom.importing.nodes import file_of
@@ -23,6 +25,7 @@ from lissom.importing.values import Constant
 from lissom.trees import tensors_in
 
 from .graphs import PICTURES, ROWS, floats, model_of, node, written
+from .test_networks import written as exported
 
 PASS = 750  # cases at least
 HALVES = ("float16", "bfloat16")
@@ -284,6 +287,99 @@ GRAPHS: dict[str, tuple[list[Any], Any, dict[str, Any]]] = {
         {"x": ("n", 8), "h": (1, "n", 3)},
         {"w": floats(1, 3, 8), "r": floats(1, 3, 3), "first": np.array([0])},
     ),
+    "a product of constants and a sum": (
+        [
+            node("MatMul", ["v", "w"], ["m"]),
+            node("Add", ["b", "m"], ["n"]),
+            node("Mul", ["x", "n"], ["y"]),
+        ],
+        ROWS,
+        {"v": floats(5, 3), "w": floats(3, 8, seed=1), "b": floats(8)},
+    ),
+    "a product of integers and a sum": (
+        [
+            node("DequantizeLinear", ["i", "s"], ["w"]),
+            node("MatMul", ["v", "w"], ["m"]),
+            node("Add", ["b", "m"], ["n"]),
+            node("Mul", ["x", "n"], ["y"]),
+        ],
+        ROWS,
+        {
+            "v": floats(5, 3),
+            "i": np.arange(24, dtype=np.int8).reshape(3, 8),
+            "s": np.float32(0.1),
+            "b": floats(8),
+        },
+    ),
+    "bounds of which the larger is computed": (
+        [node("ReduceMax", ["x"], ["m"], keepdims=0), node("Clip", ["x", "half", "m"], ["y"])],
+        ROWS,
+        {"half": np.float32(0.5)},
+    ),
+    "bounds of which the smaller is computed": (
+        [node("ReduceMin", ["x"], ["m"], keepdims=0), node("Clip", ["x", "m", "half"], ["y"])],
+        ROWS,
+        {"half": np.float32(0.5)},
+    ),
+    "a smaller bound that is the larger one": (
+        [node("ReduceMax", ["x"], ["m"], keepdims=0), node("Clip", ["x", "m", "half"], ["y"])],
+        ROWS,
+        {"half": np.float32(0.5)},
+    ),
+    "bounds of integers of which one is computed": (
+        [
+            node("Cast", ["x"], ["i"], to=7),
+            node("ReduceMax", ["i"], ["m"], keepdims=0),
+            node("Clip", ["i", "one", "m"], ["c"]),
+            node("Cast", ["c"], ["y"], to=1),
+        ],
+        ROWS,
+        {"one": np.array(-1)},
+    ),
+    "bounds of which one is a size": (
+        [
+            node("Shape", ["x"], ["n"], end=1),
+            node("Squeeze", ["n"], ["s"]),
+            node("Cast", ["s"], ["f"], to=1),
+            node("Clip", ["x", "half", "f"], ["y"]),
+        ],
+        ROWS,
+        {"half": np.float32(0.5)},
+    ),
+    "pads beside another padding": (  # ONNX Runtime takes them for pools only
+        [
+            node("MaxPool", ["x"], ["a"], auto_pad="VALID", pads=[1, 1, 1, 1], kernel_shape=[2, 2]),
+            node(
+                "AveragePool",
+                ["a"],
+                ["y"],
+                auto_pad="SAME_LOWER",
+                pads=[0, 0, 0, 0],
+                kernel_shape=[2, 3],
+                strides=[2, 1],
+            ),
+        ],
+        PICTURES,
+        {},
+    ),
+    "infinities of no sign": (
+        [
+            node("Div", ["x", "zero"], ["d"]),
+            node("IsInf", ["d"], ["i"], detect_negative=0, detect_positive=0),
+            node("Cast", ["i"], ["y"], to=1),
+        ],
+        ROWS,
+        {"zero": np.float32(0)},
+    ),
+    "infinities of one sign": (
+        [
+            node("Div", ["x", "zero"], ["d"]),
+            node("IsInf", ["d"], ["i"], detect_negative=0),
+            node("Cast", ["i"], ["y"], to=1),
+        ],
+        ROWS,
+        {"zero": np.float32(0)},
+    ),
     "an lstm": (
         [node("LSTM", ["x", "w", "r", "b"], ["y", "h", ""], hidden_size=3)],
         {"x": (6, "batch", 8)},
@@ -296,6 +392,27 @@ GRAPHS: dict[str, tuple[list[Any], Any, dict[str, Any]]] = {
 def test_small_graphs_give_what_onnx_runtime_gives(name: str, tmp_path: Path) -> None:
     nodes, inputs, tensors = GRAPHS[name]
     from_onnx(written(tmp_path / "net.onnx", nodes, inputs, ["y"], **tensors))  # or it raises
+
+
+def test_a_bias_of_a_product_of_constants_is_kept(tmp_path: Path) -> None:
+    class Biased(nn.Module):
+        """A table of biases computed by two layers from places, as in Swin V2."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.places = torch.randn(5, 2)
+            self.first = nn.Linear(2, 6)
+            self.second = nn.Linear(6, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.sigmoid(self.second(F.relu(self.first(self.places[None]))))
+
+    torch.manual_seed(0)
+    network = Biased().eval()
+    x = torch.randn(2, 5, 8)
+    path = exported(network, x, tmp_path / "net.onnx")
+    with torch.no_grad():
+        torch.testing.assert_close(from_onnx(path)(x), network(x))
 
 
 def test_sizes_that_the_network_fixes_are_said(tmp_path: Path) -> None:

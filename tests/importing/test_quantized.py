@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 import torch.nn.functional as F
@@ -203,6 +204,72 @@ def test_weights_that_are_rounded_in_the_file_are_so_in_the_network(tmp_path: Pa
     torch.testing.assert_close(weight, wanted)
 
 
+SIGNED_ZERO = {"s": np.float32(0.05), "i": np.array(0), "low": np.array(-128)}
+ROUNDINGS: dict[str, tuple[list[Any], dict[str, int], bool]] = {
+    # nodes that make the zero point z, attributes of the rounding, whether negative numbers are lost
+    "no zero point": ([], {}, True),
+    "no zero point of int8": ([], {"output_dtype": 3}, False),
+    "no zero point of int16": ([], {"output_dtype": 5}, False),
+    "no zero point of uint8": ([], {"output_dtype": 2}, True),
+    "no zero point of uint16": ([], {"output_dtype": 4}, True),
+    "a cast to int8": ([node("Cast", ["i"], ["z"], to=3)], {}, False),
+    "a cast to uint8": ([node("Cast", ["i"], ["z"], to=2)], {}, True),
+    "a cast to the lowest int8": ([node("Cast", ["low"], ["z"], to=3)], {}, True),
+    "a cast of a cast": (
+        [node("Cast", ["low"], ["c"], to=1), node("Cast", ["c"], ["z"], to=3)],
+        {},
+        True,
+    ),
+    "a number of a node": (
+        [node("Constant", [], ["c"], value_int=-128), node("Cast", ["c"], ["z"], to=3)],
+        {},
+        True,
+    ),
+    "a reshaped number": (
+        [
+            node("Constant", [], ["none"], value_ints=[0]),
+            node("Cast", ["none"], ["c"], to=3),
+            node("Squeeze", ["c"], ["z"]),
+        ],
+        {},
+        False,
+    ),
+    "a computed number": (
+        [
+            node("ReduceMax", ["x"], ["m"], keepdims=0),
+            node("Sub", ["m", "m"], ["n"]),
+            node("Cast", ["n"], ["z"], to=3),
+        ],
+        {},
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROUNDINGS)
+def test_rounding_becomes_a_relu_only_if_it_loses_negative_numbers(
+    name: str, tmp_path: Path
+) -> None:
+    makes, settings, loses = ROUNDINGS[name]
+    reads = ["x", "s", *(["z"] if makes else [])]
+    zero = ["z"] if makes else []
+    nodes = [
+        *makes,
+        node("QuantizeLinear", reads, ["q"], **settings),
+        node("DequantizeLinear", ["q", "s", *zero], ["d"]),
+        node("MatMul", ["d", "w"], ["y"]),
+    ]
+    model = model_of(nodes, ROWS, ["y"], 21, **SIGNED_ZERO, w=floats(8, 3))
+    path = tmp_path / "net.onnx"
+    path.write_bytes(model.SerializeToString())
+    x = floats(2, 5, 8)
+    (wanted,) = ort.InferenceSession(str(path)).run(None, {"x": x})
+    given = from_onnx(path)(torch.from_numpy(x)).detach().numpy()
+    assert np.abs(given - wanted).max() < 0.05 * np.abs(wanted).max()
+    negative = torch.from_numpy(-np.abs(x))
+    assert bool((from_onnx(path)(negative) == 0).all()) == loses
+
+
 def unscaled() -> Any:
     """Return a product of integers that no scale comes behind."""
     nodes = [
@@ -363,3 +430,62 @@ def test_each_operator_on_integers_is_what_onnx_runtime_computes(name: str, tmp_
     path = tmp_path / "net.onnx"
     path.write_bytes(model.SerializeToString())
     assert NOTE in from_onnx(path).notes
+
+
+RANGES = {0: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767)}
+TYPES_WRITTEN: dict[str, tuple[dict[str, int], dict[str, int]]] = {
+    "types that are defaults": (
+        {"output_dtype": 0, "precision": 0, "block_size": 0, "saturate": 1},
+        {"output_dtype": 0, "block_size": 0},
+    ),
+    "types that are written": (
+        {"output_dtype": 3, "precision": onnx.TensorProto.FLOAT},
+        {"output_dtype": onnx.TensorProto.FLOAT},
+    ),
+    "another type of integers": ({"output_dtype": 5}, {}),
+    "another type of integers from 0": ({"output_dtype": 4}, {}),
+}
+
+
+def rounded_weight(rounds: dict[str, int], widens: dict[str, int]) -> Any:
+    """Return a product with a weight that the file rounds, and an input that it rounds."""
+    nodes = [
+        node("QuantizeLinear", ["w", "s"], ["q"], **rounds),
+        node("DequantizeLinear", ["q", "s"], ["v"], **widens),
+        node("QuantizeLinear", ["x", "s"], ["p"], **rounds),
+        node("DequantizeLinear", ["p", "s"], ["a"], **widens),
+        node("MatMul", ["a", "v"], ["y"], name="product"),
+    ]
+    return model_of(nodes, ROWS, ["y"], 23, w=floats(8, 3) * 9, s=np.float32(0.1))
+
+
+@pytest.mark.parametrize("name", TYPES_WRITTEN)
+def test_types_of_integers_may_be_written(name: str, tmp_path: Path) -> None:
+    rounds, widens = TYPES_WRITTEN[name]
+    path = tmp_path / "net.onnx"
+    model = rounded_weight(rounds, widens)
+    path.write_bytes(model.SerializeToString())
+    lowest, highest = RANGES[rounds["output_dtype"]]
+    whole = np.clip(np.round(floats(8, 3) * 9 / np.float32(0.1)), lowest, highest)
+    x = floats(2, 5, 8)
+    given = np.maximum(x, 0) if lowest == 0 else x
+    wanted = given @ (whole * np.float32(0.1))
+    again = from_onnx(path)(torch.from_numpy(x)).detach().numpy()
+    assert np.allclose(again, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "widens", "said"),
+    [
+        ({"output_dtype": 17}, {}, "output_dtype 17 is not known"),
+        ({"precision": 10}, {}, "precision 10 is not known"),
+        ({"output_dtype": 3}, {"output_dtype": 10}, "output_dtype 10 is not known"),
+    ],
+)
+def test_other_types_are_named(
+    rounds: dict[str, int], widens: dict[str, int], said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(rounded_weight(rounds, widens).SerializeToString())
+    with pytest.raises(LissomError, match=f"Linear .*{said}"):
+        from_onnx(path)

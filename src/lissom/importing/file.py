@@ -43,9 +43,11 @@ def preprocess_said(path: Path) -> str | None:
     """Return the preprocessing that lissom recorded in a file, None if it has none."""
     said = {entry.key: entry.value for entry in model_in(path).metadata_props}
     text = said.get("preprocess", "")
-    if said.get("baked") != "true" or not text:
-        return text if text not in ("", "as given") else None
-    return f"{text} | scale(255)"  # the file takes pixels from 0 to 255
+    if text == "as given":
+        return None
+    if said.get("baked") == "true":  # the file takes pixels from 0 to 255
+        return f"{text} | scale(255)" if text else "scale(255)"
+    return text or None
 
 
 def location(tensor: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import LissomError, unknown
+from .openings import dims_of
 
 
 def with_fixed(proto: Any, values: Mapping[str, Any]) -> Any:
@@ -49,7 +50,7 @@ def array_for(declared: Any, value: Any) -> np.ndarray:
         raise LissomError(f"--model-args: {declared.name}={value!r:.60}: {error}") from None
     if not kind.HasField("shape"):
         return array
-    sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
+    sizes = [size if isinstance(size, int) else None for size in dims_of(declared)]
     fits = len(sizes) == array.ndim and all(
         size is None or size == own for size, own in zip(sizes, array.shape, strict=True)
     )

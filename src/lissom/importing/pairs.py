@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from .ordered import read_by
 
 OTHER = "com.microsoft"  # domain of ONNX Runtime, whose Q/DQ nodes are per channel in every opset
@@ -127,9 +129,23 @@ def constants_of(graph: Any) -> dict[str, Any]:
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         held = node.attribute
-        if node.op_type == "Constant" and held and held[0].name == "value" and node.output:
-            constants[node.output[0]] = held[0].t
+        if node.op_type == "Constant" and held and node.output:
+            tensor = tensor_in(held[0])
+            if tensor is not None:
+                constants[node.output[0]] = tensor
     return constants
+
+
+def tensor_in(held: Any) -> Any | None:
+    """Return the tensor that an attribute of a Constant is, None if it is not of numbers."""
+    from onnx import helper, numpy_helper
+
+    if held.name == "value":
+        return held.t
+    kind = {"value_int": np.int64, "value_float": np.float32}.get(held.name.removesuffix("s"))
+    if kind is None:
+        return None
+    return numpy_helper.from_array(np.array(helper.get_attribute_value(held), kind))
 
 
 def reads_of(node: Any, count: int) -> list[str]:

@@ -9,14 +9,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from ..errors import LissomError
 from .integer_products import PRODUCTS
 from .nodes import OWN, opset_of
-from .pairs import INTEGERS, OTHER, PASSING, Pairs, constants_of, read_nodes, reads_of
+from .pairs import (
+    INTEGERS,
+    OTHER,
+    PASSING,
+    Pairs,
+    attribute_of,
+    constants_of,
+    read_nodes,
+    reads_of,
+)
 from .rounded_operators import ROUNDED, pad
 from .tensors import TYPES
 
-RANGES = {2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767)}
+UNSIGNED = (0, 2, 4, 21)  # types of integers from 0, and no type, which means uint8
+SAME_NUMBERS = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
 FLOAT = 1
 ROUNDING = {"QuantizeLinear", "DynamicQuantizeLinear"}
 SAYING = {"ArgMax", "ArgMin", "Shape", "Size"}  # operators that return indices or sizes
@@ -87,7 +99,9 @@ def looked_up(pairs: Pairs, node: Any) -> bool:
     ((scale, zero),) = scales
     if scale not in pairs.constants or max(pairs.constants[scale].dims, default=1) != 1:
         return False
-    rows = pairs.write("Gather", [pairs.widen(table.name, scale, zero), node.input[1]], like=node)
+    rows = pairs.write(
+        "Gather", [pairs.widen(node.input[0], scale, zero), node.input[1]], like=node
+    )
     pairs.round(rows, node.output[0], scale, zero)
     return True
 
@@ -124,12 +138,15 @@ def without_rounding(proto: Any) -> Any:
     floats.CopyFrom(proto)
     graph = floats.graph
     constants = constants_of(graph)
+    makers: dict[str, Any] = {}
+    for node in graph.node:
+        makers.update(dict.fromkeys(node.output, node))
     del graph.value_info[:]  # it has the old types
     integers: set[str] = set()  # values that were integers
     for node in graph.node:
         if node.op_type in ROUNDING and node.input[0] not in constants:
             integers.update(node.output)
-            bare = node.op_type == "QuantizeLinear" and begins_at_zero(node, constants)
+            bare = node.op_type == "QuantizeLinear" and begins_at_zero(node, constants, makers)
             become(node, "Relu" if bare else "Identity")
         elif node.op_type == "DequantizeLinear" and node.input[0] in integers:
             become(node, "Identity")
@@ -153,17 +170,39 @@ def said_of(node: Any) -> str:
     return f"{node.op_type:.40} (node {node.name or next(filter(None, node.output), '')!r:.80})"
 
 
-def begins_at_zero(node: Any, constants: dict[str, Any]) -> bool:
-    """Return whether the lowest integer of a QuantizeLinear stands for 0."""
-    from onnx import numpy_helper
-
-    zero = constants.get(node.input[2]) if len(node.input) > 2 else None
-    if zero is None:
-        return True  # the default: uint8 with zero point 0
-    if zero.data_type not in RANGES or zero.data_type not in TYPES:
+def begins_at_zero(node: Any, constants: dict[str, Any], makers: dict[str, Any]) -> bool:
+    """Return whether the lowest integer of a QuantizeLinear stands for 0; False if its zero point is
+    computed from inputs of the network.
+    """
+    zero = reads_of(node, 3)[2]
+    if not zero:  # 0 stands for 0
+        return attribute_of(node, "output_dtype", 0) in UNSIGNED
+    values = numbers_behind(zero, constants, makers)
+    if values is None or values.dtype.kind not in "iu" or not values.size:
         return False
-    values = numpy_helper.to_array(zero).reshape(-1)
-    return bool(len(values)) and bool((values == RANGES[zero.data_type][0]).all())
+    return bool((values == np.iinfo(values.dtype).min).all())
+
+
+def numbers_behind(
+    name: str, constants: dict[str, Any], makers: dict[str, Any]
+) -> np.ndarray[Any, Any] | None:
+    """Return the numbers of a constant, also if nodes cast or reshape it; None for other values."""
+    from onnx import helper, numpy_helper
+
+    casts: list[int] = []
+    while name not in constants:
+        maker = makers.get(name)
+        if maker is None or maker.op_type not in SAME_NUMBERS or not maker.input:
+            return None
+        if maker.op_type == "Cast":
+            casts.append(attribute_of(maker, "to", FLOAT))
+        name = maker.input[0]
+    if not TYPES.keys() >= {constants[name].data_type, *casts}:
+        return None
+    values: np.ndarray[Any, Any] = numpy_helper.to_array(constants[name])
+    for kind in reversed(casts):
+        values = values.astype(helper.tensor_dtype_to_np_dtype(kind))
+    return values
 
 
 def become(node: Any, op: str) -> None:

@@ -80,17 +80,19 @@ def in_order(network: nn.Module, samples: Tree) -> list[Tensor]:
 def apart_on(network: nn.Module, session: Any, inputs: list[Tensor]) -> float:
     """Return the largest relative difference of the outputs on samples.
 
-    A file with a fixed batch size gets one batch after another.
+    A file with a fixed batch size gets one batch after another; the first samples fill the last one.
     """
     from ..importing.gate import answers
     from ..importing.original import largest_difference
 
     names: Any = network.input_names
     fixed = session.get_inputs()[0].shape[0]
-    batch = fixed if isinstance(fixed, int) and fixed > 0 else len(inputs[0])
+    count = len(inputs[0])
+    batch = fixed if isinstance(fixed, int) and fixed > 0 else count
     worst = 0.0
-    for begin in range(0, len(inputs[0]) - batch + 1, batch):
-        part = [tensor[begin : begin + batch] for tensor in inputs]
+    for begin in range(0, count, batch):
+        places = torch.arange(begin, begin + batch) % count
+        part = [tensor[places] for tensor in inputs]
         with torch.no_grad():
             outputs = list(tensors_in(network(*part)))
         wanted = answers(session, names, part)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import fx
 
 from ..build import Op
 from ..values import Constant
@@ -79,12 +80,25 @@ def clip(op: Op) -> Any:
     highest = bound(op, "max", 2)
     if lowest is None and highest is None:
         return op.call(torch.clone, op[0])
-    numbers = [end for end in (lowest, highest) if isinstance(end, float)]
+    ends = (lowest, highest)
+    if any(isinstance(end, (Constant, fx.Node)) for end in ends):  # clamp takes no mixture
+        return op.call(torch.clamp, op[0], *(as_tensor(op, end) for end in ends))
+    numbers = [end for end in ends if isinstance(end, float)]
     if len(numbers) < 2 or lowest > highest:
         return op.call(torch.clamp, op[0], lowest, highest)
-    if (lowest, highest) == (0, 6):
+    if ends == (0, 6):
         return op.call(F.relu6, op[0])
     return op.call(F.hardtanh, op[0], lowest, highest)
+
+
+def as_tensor(op: Op, end: Any) -> Any:
+    """Return a bound of clip as a tensor of the type of its input; None stays None."""
+    return Constant(torch.tensor(end, dtype=op.dtype(op[0]))) if is_number(end) else end
+
+
+def is_number(end: Any) -> bool:
+    """Return whether a bound of clip is a number."""
+    return isinstance(end, (int, float))
 
 
 def bound(op: Op, name: str, place: int) -> Any:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from ..build import Op
 from ..values import Constant
-from .windows import Window, last_first, window_of
+from .windows import Window, halves, last_first, window_of
 
 
 def conv(op: Op) -> Any:
@@ -22,7 +22,7 @@ def conv(op: Op) -> Any:
     window = window_of(op, op.shape(weight)[2:], x)
     groups = op.get("group", 1)
     if not window.even:
-        x = op.call(F.pad, x, window.around())
+        x = window.padded(op, x)
     padding = window.before if window.even else [0] * axes
     bias = bias_of(op)
     settings = {"stride": tuple(window.strides), "dilation": tuple(window.dilations)}
@@ -61,7 +61,14 @@ def conv_transpose(op: Op) -> Any:
         raise ValueError(f"expected 1 to 3 axes beside batch and channels, got {axes}")
     window = window_of(op, op.shape(weight)[2:], x, turned=True)
     more = op.get("output_padding", [0] * axes)
-    before, after, more = turned_padding(op, window, more)
+    wanted = op.get("output_shape", [])[-axes:]
+    if wanted and len(wanted) != axes:
+        raise ValueError(f"expected {axes} sizes as output_shape, got {len(wanted)}")
+    opened = bool(wanted) and op.shape(x)[2:] != op.shape(x, 1)[2:]
+    if opened:  # cropped to the output shape at run time
+        before = after = [0] * axes
+    else:
+        before, after, more = turned_padding(op, window, more, wanted)
     groups = op.get("group", 1)
     bias = bias_of(op)
     # PyTorch pads symmetrically: the rest is cropped afterwards
@@ -89,30 +96,40 @@ def conv_transpose(op: Op) -> Any:
     cuts = [(b - p, a - p) for b, a, p in zip(before, after, padding, strict=True)]
     if any(b or a for b, a in cuts):
         out = op.call(F.pad, out, [-amount for amount in last_first(cuts)])
-    return out
+    return op.call(cropped, out, wanted, window.upper) if opened else out
 
 
 def turned_padding(
-    op: Op, window: Window, more: list[int]
+    op: Op, window: Window, more: list[int], wanted: list[int]
 ) -> tuple[list[int], list[int], list[int]]:
-    """Return padding before, padding after and output padding, from `output_shape` if it is given."""
-    wanted = op.get("output_shape", [])
+    """Return padding before, padding after and output padding; with them the output has the sizes
+    `wanted`, if these are given.
+    """
     if not wanted:
         return window.before, window.after, more
-    wanted = wanted[-len(window.kernel) :]
     before = []
     after = []
     for axis, size in enumerate(op.shape(op[0])[2:]):
-        reach = (window.kernel[axis] - 1) * window.dilations[axis] + 1
-        total = window.strides[axis] * (size - 1) + more[axis] + reach - wanted[axis]
+        total = window.strides[axis] * (size - 1) + more[axis] + window.reaches[axis] - wanted[axis]
         if total < 0:
             more = [*more[:axis], more[axis] - total, *more[axis + 1 :]]
             total = 0
-        small = total // 2
-        upper = op.get("auto_pad", "NOTSET") == "SAME_UPPER"
-        before.append(small if upper else total - small)
-        after.append(total - small if upper else small)
+        first, last = halves(total, window.upper)
+        before.append(first)
+        after.append(last)
     return before, after, more
+
+
+def cropped(x: Tensor, wanted: list[int], upper: bool) -> Tensor:
+    """Return the middle of `x` (n c ...); more is cut from the end if `upper`, otherwise from the
+    beginning. Raises ValueError if it is smaller than `wanted`.
+    """
+    sizes = list(x.shape[2:])
+    totals = [size - left for size, left in zip(sizes, wanted, strict=True)]
+    if min(totals) < 0:
+        raise ValueError(f"expected output sizes {wanted}, the largest from this input is {sizes}")
+    cuts = last_first(halves(total, upper) for total in totals)
+    return F.pad(x, [-amount for amount in cuts])
 
 
 OPERATORS = {"Conv": conv, "ConvTranspose": conv_transpose}

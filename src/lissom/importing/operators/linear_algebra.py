@@ -65,11 +65,16 @@ def matmul(op: Op) -> Any:
     """
     x = op[0]
     weight = op[1]
-    if isinstance(weight, Constant) and not isinstance(x, Constant) and op.rank(weight) == 2:
-        bias = op.build.values[op.node.inputs[2]] if len(op) > 2 else None
-        assert bias is None or isinstance(bias, Constant)
+    bias = None if op.optional(2) is None else op[2]
+    if (
+        isinstance(x, fx.Node)
+        and isinstance(weight, Constant)
+        and op.rank(weight) == 2
+        and not isinstance(bias, fx.Node)
+    ):
         return linear(op, x, weight.permuted([1, 0]), bias)
-    return op.call(torch.matmul, x, weight)
+    out = op.call(torch.matmul, x, weight)
+    return out if bias is None else op.call(torch.add, out, bias)
 
 
 def einsum(op: Op) -> Any:

@@ -52,7 +52,10 @@ def split(op: Op) -> Any:
     x = op[0]
     axis = op.get("axis", 0)
     parts = op.integers("split", 1)
-    count = op.get("num_outputs", len(op.node.outputs))
+    outputs = len(op.node.outputs)
+    count = op.get("num_outputs", outputs)
+    if count != outputs:
+        raise ValueError(f"expected num_outputs={outputs}, got {count}")
     whole = op.shape(x)[axis]
     if parts is None:
         size = -(-whole // count)
@@ -188,18 +191,28 @@ def gather_elements(op: Op) -> Any:
 def wrapped(op: Op, x: Any, places: Any, axis: int) -> Any:
     """Return indices of an axis with negative ones counted from its beginning."""
     places = long(op, places)
-    if not isinstance(places, Constant):
-        return op.call(torch.remainder, places, op.shape(x)[axis])
-    return Constant(torch.remainder(places.tensor, op.shape(x)[axis]))
+    if isinstance(places, Constant) and not bool((places.tensor < 0).any()):
+        return places
+    return op.call(torch.remainder, places, op.size(x, axis))
 
 
 def gather_nd(op: Op) -> Any:
     """Gather elements or slices by their indices on the first axes."""
     if op.get("batch_dims", 0):
         raise ValueError("batch_dims other than 0 are not known")
+    return op.call(operator.getitem, op[0], columns_of(op))
+
+
+def columns_of(op: Op) -> tuple[Any, ...]:
+    """Return the indices in the second input for each of the first axes of the first input.
+
+    Raises ValueError if these are more than it has axes.
+    """
     places = long(op, op[1])
-    columns = [op.call(torch.select, places, -1, place) for place in range(op.shape(places)[-1])]
-    return op.call(operator.getitem, op[0], tuple(columns))
+    count = op.shape(places)[-1]
+    if count > op.rank(op[0]):
+        raise ValueError(f"{count} places for {op.rank(op[0])} axes")
+    return tuple(op.call(torch.select, places, -1, place) for place in range(count))
 
 
 def scatter_elements(op: Op) -> Any:
@@ -221,10 +234,8 @@ def scatter_nd(op: Op) -> Any:
     """Write elements or slices at indices of the first axes."""
     if op.get("reduction", "none") not in ("none", "add"):
         raise ValueError(f"reduction {op.get('reduction', 'none')!r:.40} is not known")
-    places = long(op, op[1])
-    columns = [op.call(torch.select, places, -1, place) for place in range(op.shape(places)[-1])]
     adds = op.get("reduction", "none") == "add"
-    return op.call(torch.index_put, op[0], tuple(columns), op[2], adds)
+    return op.call(torch.index_put, op[0], columns_of(op), op[2], adds)
 
 
 def one_hot(op: Op) -> Any:
@@ -235,7 +246,7 @@ def one_hot(op: Op) -> Any:
     places = op.call(torch.unsqueeze, long(op, op[0]), -1)
     from_end = op.call(torch.add, places, depth)
     places = op.call(torch.where, op.call(torch.lt, places, 0), from_end, places)
-    hot = op.call(torch.eq, places, Constant(torch.arange(depth)))
+    hot = op.call(torch.eq, places, op.call(torch.arange, depth))
     if axis not in (-1, op.rank(hot) - 1):
         hot = op.call(torch.movedim, hot, -1, axis)
     return op.call(torch.where, hot, Constant(values[1]), Constant(values[0]))

@@ -31,7 +31,7 @@ def max_pool(op: Op) -> Any:
     padding = window.before
     halves = all(2 * pad <= size for pad, size in zip(padding, window.kernel, strict=True))
     if not (window.even and halves):
-        x = op.call(F.pad, x, window.around(), value=float("-inf"))
+        x = window.padded(op, x, float("-inf"))
         padding = [0] * axes
     return op.call(
         getattr(F, f"max_pool{axes}d"),
@@ -61,19 +61,27 @@ def average_pool(op: Op) -> Any:
     if window.even and halves:
         counted = {} if not any(window.before) else {"count_include_pad": count}
         return op.call(pool, x, *sizes, tuple(window.before), **settings, **counted)
-    padded = op.call(F.pad, x, window.around())
-    mean = op.call(pool, padded, *sizes, **settings)
+    mean = op.call(pool, window.padded(op, x), *sizes, **settings)
     if count:
         return mean
-    ones = op.call(F.pad, op.call(torch.ones, [1, 1, *op.shape(x)[2:]]), window.around())
-    return op.call(torch.div, mean, op.call(pool, ones, *sizes, **settings))
+    inside = window.padded(op, ones_of(op, x))
+    return op.call(torch.div, mean, op.call(pool, inside, *sizes, **settings))
+
+
+def ones_of(op: Op, x: Any) -> Any:
+    """Return ones of the size of an image (n c ...): a constant (1 1 ...) if its size is known."""
+    sizes = op.shape(x)[2:]
+    if sizes == op.shape(x, 1)[2:]:
+        return op.call(torch.ones, [1, 1, *sizes])
+    return op.call(torch.ones_like, x)
 
 
 def lp_pool(op: Op) -> Any:
     """Call lp_pool, without padding."""
     axes = pooled_axes(op)
     window = window_of(op, op.get("kernel_shape", [1] * axes), op[0])
-    if any((*window.before, *window.after)) or set(window.dilations) != {1}:
+    padded = window.opened or any((*window.before, *window.after))
+    if padded or set(window.dilations) != {1}:
         raise ValueError("padding and dilations are not known")
     power = float(op.get("p", 2))
     sizes = (tuple(window.kernel), tuple(window.strides))

@@ -7,6 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 
 from ..build import Op
+from ..values import shown
 
 MODES = {
     ("nearest", 3): "nearest",
@@ -71,20 +72,20 @@ def interpolated(op: Op, factors: list[float] | None, sizes: list[Any] | None) -
 
 def same_sizes(op: Op, sizes: list[Any]) -> bool:
     """Return whether batch and channels keep their sizes."""
-    first, channels = (
-        part.meta["shown"][0] if hasattr(part, "meta") else part for part in sizes[:2]
-    )
+    first, channels = (shown(part, 0) for part in sizes[:2])
     batch = op.shape(op[0])[0]
     return channels == op.shape(op[0])[1] and first in (batch, op.build.fixed_batch)
 
 
 def factors_of(op: Op, factors: list[float] | None, sizes: list[Any] | None) -> list[float]:
-    """Return the scale factor of each axis after the channels, as far as it is known."""
+    """Return the scale factors of the axes after the channels: with sizes, those in both traces."""
     if factors is not None:
         return factors[2:]
-    known = [part for part in (sizes or [])[2:] if isinstance(part, int)]
-    before = op.shape(op[0])[2:]
-    return [size / old for size, old in zip(known, before, strict=False)]
+    found = []
+    for which in (0, 1):
+        pairs = zip((sizes or [])[2:], op.shape(op[0], which)[2:], strict=True)
+        found += [shown(size, which) / old for size, old in pairs]
+    return found
 
 
 def how_to(op: Op, factors: list[float]) -> dict[str, Any]:
@@ -96,7 +97,8 @@ def how_to(op: Op, factors: list[float]) -> dict[str, Any]:
     old = op.opset < 11 or op.node.op == "Upsample"
     default = "asymmetric" if old else "half_pixel"
     where = op.get("coordinate_transformation_mode", default)
-    if mode == "nearest":
+    options = {"antialias": op.get("antialias", 0), "exclude_outside": op.get("exclude_outside", 0)}
+    if mode == "nearest":  # which the options do not change
         rounds = op.get("nearest_mode", "floor" if old else "round_prefer_floor")
         whole = all(factor >= 1 and factor == int(factor) for factor in factors)
         if where == "asymmetric" and rounds == "floor":
@@ -106,8 +108,8 @@ def how_to(op: Op, factors: list[float]) -> dict[str, Any]:
         if where in HALVES and rounds == "round_prefer_ceil":
             return {"mode": "nearest-exact"}
         raise ValueError(f"nearest_mode {rounds!r:.40} with {where!r:.40} is not known")
-    for option in ("antialias", "exclude_outside"):
-        if op.get(option, 0):
+    for option, value in options.items():
+        if value:
             raise ValueError(f"{option} is not known")
     if abs(op.get("cubic_coeff_a", -0.75) + 0.75) > 1e-6:
         raise ValueError("a cubic_coeff_a other than -0.75 is not known")

@@ -144,10 +144,14 @@ def parts_of(value: Any, count: int) -> list[Any] | None:
 
 
 def is_infinite(op: Op) -> Any:
-    """Return where numbers are infinite, of both signs or of one."""
-    if op.get("detect_negative", 1) and op.get("detect_positive", 1):
+    """Return where numbers are infinite, of both signs, of one or of none."""
+    negative = bool(op.get("detect_negative", 1))
+    positive = bool(op.get("detect_positive", 1))
+    if negative and positive:
         return op.call(torch.isinf, op[0])
-    return op.call(torch.eq, op[0], math.inf if op.get("detect_positive", 1) else -math.inf)
+    if not negative and not positive:
+        return op.call(torch.zeros_like, op[0], dtype=torch.bool)
+    return op.call(torch.eq, op[0], math.inf if positive else -math.inf)
 
 
 OPERATORS = {

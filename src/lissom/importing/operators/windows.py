@@ -7,28 +7,45 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+import torch.nn.functional as F
+from torch import Tensor
+
 from ..build import Op
 from ..values import Value
 
 
 @dataclass
 class Window:
-    """A sliding window. Each field has one number per axis."""
+    """A sliding window. Each list has one number per axis.
+
+    With `opened`, padding depends on an open size: it is computed at run time, not in the lists.
+    """
 
     kernel: list[int]
     strides: list[int]
     dilations: list[int]
     before: list[int]
     after: list[int]
+    opened: bool = False
+    upper: bool = False  # whether the larger half of an odd padding is at the end of the axis
+
+    @property
+    def reaches(self) -> list[int]:
+        """Return the number of places on each axis from the first to the last that it reads."""
+        pairs = zip(self.kernel, self.dilations, strict=True)
+        return [(size - 1) * dilation + 1 for size, dilation in pairs]
 
     @property
     def even(self) -> bool:
-        """Whether padding is symmetric on each axis, and none is negative."""
-        return self.before == self.after and min(self.before, default=0) >= 0
+        """Whether padding is known, symmetric on each axis, and never negative."""
+        same = self.before == self.after and min(self.before, default=0) >= 0
+        return same and not self.opened
 
-    def around(self) -> list[int]:
-        """Return the padding in the order of F.pad: the last axis first."""
-        return last_first(zip(self.before, self.after, strict=True))
+    def padded(self, op: Op, x: Value, value: float = 0.0) -> Any:
+        """Return `x` (n c ...) with the padding around it."""
+        if self.opened:
+            return op.call(same_padded, x, self.reaches, self.strides, self.upper, value=value)
+        return op.call(F.pad, x, last_first(zip(self.before, self.after, strict=True)), value=value)
 
 
 def last_first(pairs: Iterable[tuple[int, int]]) -> list[int]:
@@ -54,13 +71,16 @@ def window_of(op: Op, kernel: list[int], x: Value, *, turned: bool = False) -> W
         raise ValueError(f"expected positive sizes, got {kernel}, {strides}, {dilations}")
     window = Window(kernel, strides, dilations, [0] * axes, [0] * axes)
     how = op.get("auto_pad", "NOTSET")
+    pads = row(op, "pads", [0] * 2 * axes)  # without effect beside another auto_pad
     if how in ("SAME_UPPER", "SAME_LOWER"):
+        window.upper = how == "SAME_UPPER"
         for axis in range(axes):
             total = same_padding(op, window, x, axis, turned=turned)
-            window.before[axis] = total // 2 if how == "SAME_UPPER" else total - total // 2
-            window.after[axis] = total - window.before[axis]
+            if total is None:
+                window.opened = True
+            else:
+                window.before[axis], window.after[axis] = halves(total, window.upper)
     elif how == "NOTSET":
-        pads = row(op, "pads", [0] * 2 * axes)
         window.before = pads[:axes]
         window.after = pads[axes:]
     elif how != "VALID":
@@ -76,19 +96,46 @@ def row(op: Op, name: str, default: list[int]) -> list[int]:
     return values
 
 
-def same_padding(op: Op, window: Window, x: Value, axis: int, *, turned: bool) -> int:
+def same_padding(op: Op, window: Window, x: Value, axis: int, *, turned: bool) -> int | None:
     """Return the total padding of an axis with which the output size is ceil(size / stride).
 
-    Raises ValueError if it depends on an open size.
+    None if it depends on an open size.
     """
-    reach = (window.kernel[axis] - 1) * window.dilations[axis] + 1
+    reach = window.reaches[axis]
     stride = window.strides[axis]
     if turned:
         return max(0, reach - stride)
-    totals = set()
-    for which in (0, 1):
-        size = op.shape(x, which)[axis + 2]
-        totals.add(max(0, (-(-size // stride) - 1) * stride + reach - size))
-    if len(totals) > 1:
-        raise ValueError("its padding depends on the size of the input, which is not given")
-    return totals.pop()
+    sizes = {op.shape(x, which)[axis + 2] for which in (0, 1)}
+    if stride == 1 or reach == 1 or len(sizes) == 1:
+        return missing(sizes.pop(), reach, stride)
+    return None
+
+
+def missing(size: int, reach: int, stride: int) -> int:
+    """Return the padding of an axis with which a window gives ceil(size / stride) places.
+
+    >>> missing(64, 3, 2), missing(65, 3, 2)
+    (1, 2)
+    """
+    return max(0, (-(-size // stride) - 1) * stride + reach - size)
+
+
+def halves(total: int, upper: bool) -> tuple[int, int]:
+    """Return the padding before and after; the larger half is after if `upper`, otherwise before.
+
+    >>> halves(3, True), halves(3, False)
+    ((1, 2), (2, 1))
+    """
+    small = total // 2
+    return (small, total - small) if upper else (total - small, small)
+
+
+def same_padded(
+    x: Tensor, reaches: list[int], strides: list[int], upper: bool, value: float = 0.0
+) -> Tensor:
+    """Return `x` (n c ...) with padding for its size: a window then gives ceil(size / stride)
+    places on each axis.
+    """
+    axes = zip(x.shape[2:], reaches, strides, strict=True)
+    pairs = [halves(missing(size, reach, stride), upper) for size, reach, stride in axes]
+    return F.pad(x, last_first(pairs), value=value)
