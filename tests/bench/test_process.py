@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -79,7 +81,7 @@ def test_a_runtime_that_dies_leaves_the_others_measured(
         return real(self, inputs)
 
     monkeypatch.setattr(Process, "run", dies)
-    store, task = Store(tmp_path), Task.of("resnet8", Data.of("digits"))
+    store, task = Store(tmp_path), Task.of("resnet8", Data.of("digits", size=(8, 8)))
     with pytest.raises(
         Unmeasured,
         match=r"onnxruntime: .* killed by SIGKILL.*; 1 more .* "
@@ -149,3 +151,29 @@ def test_the_end_of_a_process_is_told_on_any_system() -> None:
         "ended with status 3221225477",
         "was killed by signal 300",
     ]
+
+
+def test_a_runtime_that_prints_much_does_not_hang(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its output goes to a file: nobody reads a pipe while it runs."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nfor _ in range(9000):\n    print('a warning ' * 4, file=sys.stderr)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = threading.Event()
+
+    def ended_in_time() -> None:
+        if not done.wait(60):
+            for child in psutil.Process().children(recursive=True):
+                child.kill()
+
+    threading.Thread(target=ended_in_time, daemon=True).start()
+    try:
+        with loaded("onnxruntime", file, SHOWN) as process:
+            assert process.ms(0.01) > 0
+            process.process.kill()
+            with pytest.raises(LissomError, match="its last words: a warning a warning"):
+                process.run([np.zeros(SHAPE, np.float32)])
+    finally:
+        done.set()

@@ -21,12 +21,13 @@ import lissom
 from lissom import Data, LissomError, Store, Task
 from lissom.cli.main import main
 from lissom.commands.accuracy import facts_in, file_metrics, fixed_batch, preprocess_in
-from lissom.commands.export import Wanted, export_key
+from lissom.commands.export import Wanted, export_key, script_of
 from lissom.exporting.snippet import snippet
 from lissom.language.menu import menu
 from lissom.language.preprocess import PictureOperation, Preprocess
 from lissom.learning.evaluate import network_outputs
 from lissom.running.entries import load_key
+from lissom.running.plan import one_target
 
 PREPROCESS = 'resize(20, "bicubic") | center_crop(16) | normalize("half")'
 
@@ -284,3 +285,20 @@ def test_inputs_that_no_short_script_can_load_have_a_file_and_a_note(tmp_path: P
     export_key(key, store, "onnxruntime", output, Wanted(), say=said.append, with_code=True)
     assert output.is_file() and not output.with_suffix(".py").exists()
     assert [line for line in said if "note: --snippet: there is no script for inputs" in line]
+
+
+@pytest.mark.parametrize(
+    ("made", "name", "said"),
+    [
+        ("model.ir", "net.ir", r"OpenVINO cannot read net\.ir, .*choose -o net\.xml"),
+        ("model.ir", "net", r"OpenVINO cannot read net, .*choose -o net\.xml"),
+        ("model.onnx", "net.bin", r"OpenVINO cannot read net\.bin, .*choose -o net\.onnx"),
+        ("model.onnx", "net.py", r"net\.py is the file itself; choose another"),
+    ],
+)
+def test_a_script_that_could_not_run_its_file_is_refused(
+    made: str, name: str, said: str, tmp_path: Path
+) -> None:
+    target: Any = one_target("openvino" if name != "net.py" else "onnxruntime")
+    with pytest.raises(LissomError, match=said):
+        script_of(target, tmp_path / name, tmp_path / made, Wanted())

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from networks import images, seasoned
 
 import lissom
 from lissom import LissomError
+from lissom.bench import child
 from lissom.bench.energy import Meter
 from lissom.bench.inputs import images as shown
 from lissom.bench.latency import Timing, timing
@@ -32,7 +34,9 @@ from lissom.tasks.task import Task
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, str]:
     store = Store(tmp_path_factory.mktemp("store"))
-    (record,) = lissom.run("quantize(8, samples=16)", Task.of("resnet8", Data.of("digits")), store)
+    (record,) = lissom.run(
+        "quantize(8, samples=16)", Task.of("resnet8", Data.of("digits", size=(8, 8))), store
+    )
     return store, record["key"]
 
 
@@ -125,7 +129,10 @@ def test_a_baseline_is_that_of_its_own_network_and_one_that_fails_is_told(
 
     monkeypatch.setattr(files, "exported", fails)
     (other,) = lissom.run(
-        "quantize(8, samples=8)", Task.of("resnet8", Data.of("digits")), store, seeds=(1,)
+        "quantize(8, samples=8)",
+        Task.of("resnet8", Data.of("digits", size=(8, 8))),
+        store,
+        seeds=(1,),
     )
     monkeypatch.setattr(files, "FLOATS", ("torch", "onnxruntime"))
     rows = bench([key, other["key"]], store, "onnxruntime", None, [1], [1], say=said.append)
@@ -299,3 +306,37 @@ def test_nothing_is_faster_by_a_disturbed_timing() -> None:
     )
     assert compared(quick, []) == {"faster": None, "level": False, "disturbed": False}
     assert compared(good, [good])["level"] and not compared(quick, [good])["level"]
+
+
+def test_inputs_without_axes_stay_as_they_are(tmp_path: Path) -> None:
+    values = [
+        onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 4]),
+        onnx.helper.make_tensor_value_info("rate", onnx.TensorProto.FLOAT, []),
+    ]
+    out = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 4])
+    node = onnx.helper.make_node("Mul", ["x", "rate"], ["y"])
+    graph = onnx.helper.make_graph([node], "g", values, [out])
+    opset = [onnx.helper.make_opsetid("", 20)]
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "m.onnx"
+    )
+    assert [each.shape for each in files.inputs_of_file(tmp_path / "m.onnx")] == [(1, 4), ()]
+    store = Store(tmp_path / "store")
+    rows = bench([str(tmp_path / "m.onnx")], store, "onnxruntime", None, [1, 3], [1])
+    assert [row["batch"] for row in rows] == [1, 3]
+
+
+def test_the_energy_of_a_round_is_that_of_its_calls_alone() -> None:
+    said = list[str]()
+
+    class Counts:
+        def joules(self) -> float:
+            said.append("meter")
+            return float(len(said))
+
+    def run() -> None:
+        said.append("run")
+
+    answer = child.timed(run, 0.0, Counts(), lambda: said.append("settle"))  # type: ignore[arg-type]
+    assert said == ["meter", "run", "meter", "settle"]
+    assert answer["joules"] == 3.0 and len(answer["times_ms"]) == 1

@@ -675,3 +675,37 @@ def test_a_single_batch_starts_no_process(tmp_path: Path, monkeypatch: pytest.Mo
     for size in (5, 4):
         assert sum(len(pixels) for pixels, _ in split.batches(size, CPU)) == 5
     assert started == [0, 2] and split.workers >= 2
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_an_image_of_thirty_two_bits_is_refused(mode: str, tmp_path: Path) -> None:
+    values = np.linspace(0, 1, 48, dtype=np.float32).reshape(6, 8)
+    Image.fromarray(values if mode == "F" else (values * 1e6).astype(np.int32)).save(
+        tmp_path / "a.tif"
+    )
+    for channels in (1, 3):
+        with pytest.raises(LissomError, match=rf"a\.tif: .*mode {mode}\).*scale .* 8 bits"):
+            decoded(tmp_path / "a.tif", channels, None)
+    pictures = [(Image.fromarray(values), k % 2) for k in range(20)]
+    with pytest.raises(LissomError, match=r"data own: .*mode F\).*scale .* 8 bits"):
+        Data.of_dataset(pictures)
+
+
+@pytest.mark.parametrize(("name", "size"), [("cifar10", (16, 16)), ("digits", (5, 12))])
+def test_pixels_of_a_known_data_set_are_what_its_preprocessing_says(
+    name: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Known:
+        classes = ("a", "b")
+        targets = (0, 1)
+        data = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", Known)
+    data = Data.of(name, size=size)
+    again = Data.of(name, preprocess=str(data.preprocess))
+    assert torch.equal(again.test.pixels, data.test.pixels)  # type: ignore[attr-defined]
+    assert "antialias=False" in str(data.preprocess)
+    for larger in (None, (64, 40)):
+        assert "antialias" not in str(Data.of(name, size=larger).preprocess)

@@ -246,3 +246,21 @@ def test_a_data_set_of_ones_own_has_a_preprocessing_too() -> None:
     data = Data("x", part, part, part, ("a", "b"), 1, (32, 32), (0.25,), (0.5,), False, "x")
     assert data.stated
     assert str(data.preprocess) == "resize(32, width=32) | normalize(mean=(0.25,), std=(0.5,))"
+
+
+@pytest.mark.parametrize("name", ["train", "test", "valid", "val"])
+def test_a_class_may_be_called_like_a_part(tmp_path: Path, name: str) -> None:
+    pictures(tmp_path, {"": 10}, ("bus", "car", name))
+    data = Data.of(f"folder:{tmp_path}")
+    assert data.classes == tuple(sorted(("bus", "car", name)))
+    assert len(data.train) + len(data.valid) + len(data.test) == 30
+
+
+def test_parts_without_class_folders_are_no_classes(tmp_path: Path) -> None:
+    pictures(tmp_path, {"": 10}, ("train", "test"))
+    with pytest.raises(LissomError, match="train holds 0 class folders; at least 2 are needed"):
+        Data.of(f"folder:{tmp_path}")
+    pictures(tmp_path / "other", {"train": 5})
+    pictures(tmp_path / "other", {"": 5}, ("test",))
+    with pytest.raises(LissomError, match="test holds 0 class folders; at least 2 are needed"):
+        Data.of(f"folder:{tmp_path / 'other'}")

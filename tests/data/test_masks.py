@@ -124,7 +124,14 @@ def in_colour(root: Path) -> None:
         (other_size, "expected the size of its image, 24x16, got 5x5"),
         (in_colour, "expected a label image of one channel"),
         (lambda root: shutil.rmtree(root / "test" / "labels"), "there is no folder .*labels"),
-        (lambda root: shutil.rmtree(root / "test"), "has no folder 'test'; expected test/images"),
+        (
+            lambda root: shutil.rmtree(root / "test"),
+            "holds only the part 'train', with 2 images; at least 10 are needed",
+        ),
+        (
+            lambda root: [shutil.rmtree(root / part) for part in ("train", "test")],
+            "has no folder 'train', 'valid' or 'test' of images; expected test/images",
+        ),
     ],
 )
 def test_what_is_wrong_with_pairs_is_said(
@@ -165,3 +172,44 @@ def test_a_segmenter_goes_the_whole_way(tmp_path: Path) -> None:
     assert record["float"]["scores"]["test"]["mIoU"] > 0.8
     assert measured["mIoU"] > 0.75 and measured["agreement"] > 0.97
     assert task.root(0) != Task(segmenter, data, "segmenter", kind=Segment()).root(0)
+
+
+@pytest.mark.parametrize(
+    ("counts", "sizes", "said"),
+    [
+        ({"test": 20}, (0, 4, 16), "there is only the part 'test'"),
+        ({"val": 20}, (0, 4, 16), "there is only the part 'valid'"),
+        ({"train": 50}, (36, 4, 10), "there is no part 'test'"),
+        ({"train": 20, "val": 5}, (18, 2, 5), "'valid' is the test set"),
+        ({"valid": 5, "test": 10}, (0, 5, 10), None),
+    ],
+)
+def test_a_part_that_is_missing_is_made_of_another_and_said(
+    tmp_path: Path, counts: dict[str, int], sizes: tuple[int, int, int], said: str | None
+) -> None:
+    scenes(tmp_path, counts)
+    data = Data.of(f"masks:{tmp_path}", classes="2")
+    assert (len(data.train), len(data.valid), len(data.test)) == sizes
+    assert any(said in note for note in data.notes) if said else not data.notes
+    for split in (data.valid, data.test):
+        bright = split.pixels.float().mean(1) > 130  # type: ignore[attr-defined]
+        assert torch.equal(bright[:, :-1], split.labels[:, :-1] == 1)
+    assert Data.of(f"masks:{tmp_path}", classes="2").fingerprint == data.fingerprint
+
+
+def test_files_that_cannot_be_read_are_left_out_where_that_is_said(tmp_path: Path) -> None:
+    scenes(tmp_path, {"train": 6, "test": 5})
+    whole = Data.of(f"masks:{tmp_path}", classes="2")
+    (tmp_path / "test" / "images" / "1.png").write_text("no image")
+    (tmp_path / "test" / "labels" / "3.png").write_text("no image")
+    cut = tmp_path / "train" / "images" / "2.png"
+    cut.write_bytes(cut.read_bytes()[:200])
+    with pytest.raises(LissomError, match=r"2\.png: cannot be read as an image .*--skip-bad"):
+        Data.of(f"masks:{tmp_path}", classes="2")
+    data = Data.of(f"masks:{tmp_path}", classes="2", skip_bad=True)
+    assert (len(data.train) + len(data.valid), len(data.test)) == (5, 3)
+    assert data.notes == ["train: 1 unreadable file left out", "test: 2 unreadable files left out"]
+    kept = torch.tensor([0, 2, 4])
+    assert torch.equal(data.test.labels, whole.test.labels[kept])  # type: ignore[index]
+    assert torch.equal(data.test.pixels, whole.test.pixels[kept])  # type: ignore[attr-defined]
+    assert Data.of(f"masks:{tmp_path}", classes="2", skip_bad=True).fingerprint == data.fingerprint

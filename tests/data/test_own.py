@@ -381,3 +381,8 @@ def test_code_that_changes_is_other_data(tmp_path: Path) -> None:
     assert own_data(f"{path}:made").name == "digits"
     with pytest.raises(LissomError, match=r"--classes: .*is a lissom.Data, which says its own"):
         own_data(f"{path}:made", classes="5")
+
+
+def test_targets_that_are_all_negative_are_refused() -> None:
+    with pytest.raises(LissomError, match=r"data own: every target is negative, at most -1; .*0"):
+        Data.of_dataset((X, torch.full((40,), -1)))

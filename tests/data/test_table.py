@@ -149,3 +149,22 @@ def test_a_table_must_be_there_and_long_enough(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(b"path,x\n\xff\xfe,1\n")
     with pytest.raises(LissomError, match="cannot be read as CSV"):
         Data.of(f"csv:{tmp_path / 't.csv'}")
+
+
+def test_stated_classes_are_the_columns_in_the_order_of_the_outputs(tmp_path: Path) -> None:
+    rows = [f"in/{k}.png,{k % 2},{int(k > 9)}" for k in range(20)]
+    name = table(tmp_path, "file,odd,bright", rows)
+    names = tmp_path / "names.txt"
+    names.write_text("bright\nodd\n")
+    plain = Data.of(name)
+    data = Data.of(name, classes=str(names))
+    assert data.classes == ("bright", "odd") and data.fingerprint != plain.fingerprint
+    assert torch.equal(data.test.labels, plain.test.labels.flip(1))  # type: ignore[union-attr]
+    with pytest.raises(LissomError, match=r"--classes: .*t\.csv has a column .*odd, bright; got"):
+        Data.of(name, classes="5")
+
+
+def test_numbers_have_no_classes(tmp_path: Path) -> None:
+    name = table(tmp_path, "path,x,y", [f"in/{k}.png,{k}.5,-{k}" for k in range(20)])
+    with pytest.raises(LissomError, match=r"--classes: .*t\.csv holds numbers in x, y"):
+        Data.of(name, classes="2")

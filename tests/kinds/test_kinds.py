@@ -22,6 +22,7 @@ from lissom.kinds.multilabel import average_precision
 from lissom.language.kind import Kind
 from lissom.language.method import method_of
 from lissom.language.tally import Tally
+from lissom.surgery.loss import cross_entropy
 from lissom.tasks.kinds import check_kind, kind_named
 from lissom.tasks.task import kind_of
 from lissom.trees import Tree, mapped
@@ -348,3 +349,20 @@ def test_classes_of_pixels_are_drawn_but_for_those_ignored() -> None:
     }
     assert segment.words(answer, ("road", "sky")) == ""
     assert segment.sureness(drawn(0, 1, 2, 4, 4)) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64])
+def test_whole_numbers_of_any_size_are_learned_from(dtype: torch.dtype) -> None:
+    targets = torch.arange(12) % 4
+    outputs = drawn(0, 12, 4)
+    classify = kind("classify")
+    wanted = F.cross_entropy(outputs, targets)
+    assert torch.equal(cross_entropy(None, targets.to(dtype), outputs), wanted)  # of scores
+    assert torch.equal(classify.loss(outputs, targets.to(dtype)), wanted)
+    mixed = classify.mixed(targets.to(dtype), targets.flip(0).to(dtype), 0.25, 4)
+    assert torch.equal(mixed, 0.25 * F.one_hot(targets) + 0.75 * F.one_hot(targets.flip(0)))
+    assert torch.equal(classify.loss(outputs, mixed), F.cross_entropy(outputs, mixed))
+    tags = targets.view(3, 4).to(dtype)
+    assert torch.equal(kind("tag").loss(outputs.view(3, 4, 4), tags), wanted)
+    for name, labels in (("classify", targets), ("tag", targets.view(3, 4))):
+        assert kind(name).suits(labels.to(dtype))

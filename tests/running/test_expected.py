@@ -13,7 +13,7 @@ from lissom.running.expected import chance_note, expected_in
 
 
 def test_what_is_expected_is_a_gate_of_the_uncompressed_network(tmp_path: Path) -> None:
-    task = Task.of("resnet8", Data.of("digits"))
+    task = Task.of("resnet8", Data.of("digits", size=(8, 8)))
     store = Store(tmp_path / "store")
     (first,) = run("train(1)", task, store)
     reached = first["scores"]["test"]["top1"]

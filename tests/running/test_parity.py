@@ -133,7 +133,7 @@ def test_rows_that_hold_nothing_have_one_id() -> None:
 def test_a_file_that_failed_is_made_anew_and_one_that_passed_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept, task = Store(tmp_path / "store"), Task.of("resnet8", Data.of("digits"))
+    kept, task = Store(tmp_path / "store"), Task.of("resnet8", Data.of("digits", size=(8, 8)))
     plain = Onnxruntime.export
 
     def spoilt(self: Any, model: Any, path: Path, *rest: Any) -> None:

@@ -4,6 +4,7 @@ exported.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,3 +161,43 @@ def test_targets_of_one_picture_refuse_others(tmp_path: Path) -> None:
             one_target(target).export(
                 Many(), tmp_path / "m", (), {}, None, torch.zeros(1, 3, dtype=torch.long)
             )  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("target", ["mnn", "ncnn", "executorch", "onnxruntime", "torch"])
+def test_any_dtype_and_an_example_instead_of_a_shape_are_exported(
+    target: str, tmp_path: Path
+) -> None:
+    where: Any = one_target(target)
+    if where.missing():
+        pytest.skip(where.missing())
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)).eval()
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        wanted = net(images).numpy()
+    for number, dtype in enumerate((torch.float32, torch.float16, torch.float64)):
+        path = tmp_path / f"{number}.{where.ending}"
+        given = {"shape": (3, 8, 8)} if number == 2 else {"example": images.to(dtype)}
+        lissom.export(copy.deepcopy(net).to(dtype), target, path, **given)  # type: ignore[arg-type]
+        found = where.load(path, 1)(images.numpy())
+        assert np.abs(found - wanted).max() < 1e-3 * np.abs(wanted).max()
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, rate: Tensor) -> Tensor:
+        out: Tensor = self.one(x) * rate
+        return out
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "torch"])
+def test_an_input_without_axes_is_exported(target: str, tmp_path: Path) -> None:
+    where: Any = one_target(target)
+    net, x, rate = Scaled().eval(), torch.randn(2, 4), torch.tensor(2.0)
+    path = lissom.export(net, target, tmp_path / f"m.{where.ending}", example=(x, rate.numpy()))
+    (found,) = where.load(path, 1)([x.numpy(), rate.numpy()])
+    with torch.no_grad():
+        assert np.abs(found - net(x, rate).numpy()).max() < 1e-5

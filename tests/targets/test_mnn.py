@@ -30,6 +30,7 @@ from lissom.exporting.onnx import capped as _capped
 from lissom.exporting.onnx import pooling as _pooled
 from lissom.exporting.onnx.export import export_onnx
 from lissom.language.method import method_of
+from lissom.running.measure import exported
 from lissom.targets import mnn as module
 from lissom.targets.mnn import Mnn, calibration
 
@@ -418,3 +419,41 @@ def test_a_mean_over_the_image_becomes_pooling_with_the_same_values(kind: str) -
     onnx.checker.check_model(proto, full_check=True)
     (found,) = ReferenceEvaluator(proto).run(None, {"x": x})
     np.testing.assert_allclose(found, x.mean((2, 3), keepdims=kind != "flat"), atol=1e-6)
+
+
+def test_a_baked_file_is_calibrated_on_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = lissom.Data.of("digits", size=(8, 8))
+    task = lissom.Task.of("resnet8", data)
+    store = lissom.Store(tmp_path)
+    (record,) = lissom.run("fold", task, store)
+    seen = list[Tensor]()
+
+    def export(self: Mnn, model: nn.Module, path: Path, *rest: Any) -> None:
+        seen.extend(rest[2](20))
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(Mnn, "export", export)
+    target = made('mnn(8, activations="kl")')
+    exported(store, record["key"], target, True, task.fresh, data.calibration, proven=False)
+    shown = torch.cat(data.calibration(20)).view(20, -1)
+    pixels = torch.cat(seen).view(20, -1)
+    assert pixels.min() > -1e-3 and 200 < pixels.max() < 255.01
+    torch.testing.assert_close(pixels, pixels.round(), atol=1e-3, rtol=0)
+    mean, std = data.mean[0], data.std[0]
+    torch.testing.assert_close((pixels / 255 - mean) / std, shown, atol=1e-4, rtol=1e-4)
+
+
+@needs_mnn
+@pytest.mark.parametrize("method", ["kl", "ema"])
+def test_a_baked_file_in_integers_answers_like_the_network(method: str, tmp_path: Path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (120, 3, 16, 16), generator=draw).byte()
+    data = lissom.Data.of_dataset(
+        (pixels[:40], torch.arange(40) % 3), train=(pixels[40:], torch.arange(80) % 3)
+    )
+    target = f'mnn(8, activations="{method}", samples=20)'
+    task = lissom.Task.of("resnet8", data)
+    (record,) = lissom.run("fold", task, lissom.Store(tmp_path), targets=target, bake=True)
+    assert record["targets"][target]["agreement"] > 0.8

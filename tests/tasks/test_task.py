@@ -8,6 +8,7 @@ import pickle
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torchvision.models import get_model_builder
 
 from lissom import Data, LissomError, Store, Task, run
 from lissom.commands.explain import Explainer
@@ -34,7 +36,7 @@ from lissom.running.entries import build_from, load_key
 from lissom.running.plan import targets_of
 from lissom.steps.prune import Prune
 from lissom.tasks.builders import chosen_arguments
-from lissom.tasks.networks import check_model_spec, is_published, published_argument
+from lissom.tasks.networks import check_model_spec, factory_of, is_published, published_argument
 from lissom.tasks.task import own_task
 from lissom.tasks.teachers import teacher_from
 from lissom.tasks.weights import load_weights
@@ -846,3 +848,37 @@ def test_weights_that_cannot_be_downloaded_are_one_line() -> None:
         LissomError, match=r"cannot be downloaded \(no such host\); expected a network"
     ):
         Task(build, Data.of("digits")).fresh()
+
+
+def test_weights_among_the_arguments_of_a_builder_count_as_trained(data: Data) -> None:
+    name = "torchvision:resnet18"
+    assert not Task.of(name, data).trained
+    assert not Task.of(name, data, arguments={"weights": None}).trained
+    assert Task.of(name, data, arguments={"weights": "DEFAULT"}).trained
+
+
+@pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", "fasterrcnn_resnet50_fpn"])
+@pytest.mark.parametrize("by", ["weights", "arguments"])
+def test_published_detectors_know_cocos_ids_from_1_on(name: str, by: str) -> None:
+    pixels = torch.zeros(12, 3, 64, 64, dtype=torch.uint8)
+    boxes = torch.tensor([[[4.0, 4, 20, 20, 17]]]).repeat(12, 1, 1)
+    model = f"torchvision:{name}"
+    more: Any = {"weights": "DEFAULT"} if by == "weights" else {"arguments": {"weights": "DEFAULT"}}
+    more["kind"] = 'detect(scores="softmax")'
+    ids = [str(k) for k in range(1, 91)]
+    for classes in (91, 90, ["cat"]):
+        own = replace(Data.of_dataset((pixels, boxes), classes=classes), name="coco:x")
+        with pytest.raises(LissomError, match=r"knows 90 classes, .* 1 to 90, .* --classes FILE"):
+            Task.of(model, own, **more)
+        Task.of(model, own, kind=more["kind"])
+    task = Task.of(model, Data.of_dataset((pixels, boxes), classes=ids), **more)
+    assert task.spec["num_classes"] == 90
+    # the logits of 90 classes and the background, as torchvision's own 91
+    built = factory_of(model)[0](num_classes=90)
+    shapes = {name: tensor.shape for name, tensor in torchvisions_own(name).state_dict().items()}
+    assert {name: tensor.shape for name, tensor in built.state_dict().items()} == shapes
+
+
+def torchvisions_own(name: str) -> nn.Module:
+    """torchvision's own detector of 91 classes, untrained."""
+    return get_model_builder(name)(weights=None, weights_backbone=None, num_classes=91)

@@ -42,7 +42,7 @@ def capped(
     if isa and CAPS[cap] and CAPS[cap] not in isa:
         return None
     settings = {"ONEDNN_MAX_CPU_ISA": cap} if cap else {}
-    inputs = [Input((1, *part.shape[1:]), str(part.dtype)) for part in samples]
+    inputs = [Input.like(part) for part in samples]
     with loaded(str(target), path, inputs, cpus=quiet_cores(1), more=settings) as process:
         batches = [
             process.run([part[k : k + BATCH] for part in samples])

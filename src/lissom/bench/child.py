@@ -2,9 +2,10 @@
 
 The first order is {target, path, threads, inputs, cpus}; the answer is {load_ms, resident_mib}.
 Then, until the input ends: {"seconds": s} runs noise for about s seconds and answers with the
-milliseconds of each call; {given, made} runs the arrays of one .npz file and writes the outputs to
-another; {"profile": n} answers with the layers and their ms, medians of n runs. Only the target's
-own library is imported here, so that memory and load time are those of the file and the runtime.
+milliseconds of each call, and the joules of all; {given, made} runs the arrays of one .npz file and
+writes the outputs to another; {"profile": n} answers with the layers and their ms, medians of n
+runs. Only the target's own library is imported here, so that memory and load time are those of the
+file and the runtime.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from .energy import Meter
 from .memory import peak_mib, resident_mib
 from .threads import settle
 
@@ -55,6 +59,7 @@ def main() -> None:
             "resident_mib": None if after is None or before is None else after - before,
         }
     )
+    meter = Meter()
     for line in sys.stdin:
         order = json.loads(line)
         if "given" in order:
@@ -72,14 +77,28 @@ def main() -> None:
                 }
             )
             continue
-        times: list[float] = []
-        end = time.perf_counter() + order["seconds"]
-        while not times or time.perf_counter() < end:
-            begin = time.perf_counter()
-            run(shown)
-            times.append(1000 * (time.perf_counter() - begin))
-        settle()
-        answer({"times_ms": times, "peak_mib": peak_mib()})
+        answer(timed(partial(run, shown), order["seconds"], meter) | {"peak_mib": peak_mib()})
+
+
+def timed(
+    run: Callable[[], object],
+    seconds: float,
+    meter: Meter,
+    rest: Callable[[], object] = settle,
+) -> dict[str, Any]:
+    """Call `run` for about some seconds; return the ms of each call, and the joules of all calls,
+    None if unknown. Then wait with `rest`, which does not count.
+    """
+    times: list[float] = []
+    meter.joules()
+    end = time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
+        begin = time.perf_counter()
+        run()
+        times.append(1000 * (time.perf_counter() - begin))
+    joules = meter.joules()
+    rest()
+    return {"times_ms": times, "joules": joules}
 
 
 if __name__ == "__main__":

@@ -26,13 +26,18 @@ class Input:
         """Return the input that `json` described. Inverse of `json`."""
         return cls(**{**settings, "shape": tuple(settings["shape"])})
 
+    @classmethod
+    def like(cls, array: np.ndarray) -> Input:
+        """Return the input, for one sample, that takes an array (n ...); one without axes has none."""
+        return cls(tuple(array.shape), str(array.dtype)).in_batches_of(1)
+
     def json(self) -> dict[str, Any]:
         """Return the fields as a dict that JSON can hold."""
         return {**asdict(self), "shape": list(self.shape)}
 
     def in_batches_of(self, count: int) -> Input:
-        """Return the input with a batch of `count` samples."""
-        return replace(self, shape=(count, *self.shape[1:]))
+        """Return the input with a batch of `count` samples; one without axes stays as it is."""
+        return self if not self.shape else replace(self, shape=(count, *self.shape[1:]))
 
     def noise(self, draw: np.random.Generator) -> np.ndarray:
         """Return random values of the input's shape, type and range."""

@@ -12,7 +12,6 @@ from statistics import median
 
 from ..errors import LissomError
 from .cores import quiet_cores
-from .energy import Meter
 from .inputs import Input
 from .process import Process, loaded
 
@@ -81,12 +80,10 @@ def latencies(
             _warm(process)
         calls: list[list[list[float]]] = [[] for _ in processes]
         used: list[list[float | None]] = [[] for _ in processes]
-        meter = Meter()
         for _ in range(rounds):
             for each, joules, process in zip(calls, used, processes, strict=True):
-                meter.joules()
                 each.append(process.times(ROUND_S))
-                joules.append(meter.joules())
+                joules.append(process.joules)
         timings = [
             timing(process, ms, joules)
             for process, ms, joules in zip(processes, calls, used, strict=True)

@@ -22,6 +22,9 @@ from ..system.processes import command, ended, surroundings
 from ..system.scratch import temporary
 from .inputs import Input
 
+SAID = "said.txt"  # what the process and its runtime print
+TAIL = 1 << 14  # bytes of it that are read if the process dies
+
 
 class Process:
     """A process that `loaded` started: runs the file and returns outputs and times."""
@@ -33,6 +36,7 @@ class Process:
         self.load_ms = 0.0
         self.peak_mib: float | None = None  # if unknown
         self.resident_mib: float | None = None
+        self.joules: float | None = None  # of the last calls of `times`, all processes together
 
     def ask(self, order: dict[str, Any]) -> dict[str, Any]:
         """Send an order and return the answer. Raises LissomError if the process dies."""
@@ -47,8 +51,7 @@ class Process:
             line = ""
         if not line:
             self.process.wait()
-            errors: IO[str] | None = self.process.stderr
-            said = (errors.read().strip().splitlines() if errors else []) or ["none"]
+            said = tail_of(self.folder / SAID).strip().splitlines() or ["none"]
             raise LissomError(
                 f"{self.target}: the process that runs the file "
                 f"{ended(self.process.returncode)}; its last "
@@ -67,9 +70,10 @@ class Process:
 
     def times(self, seconds: float) -> list[float]:
         """Run one batch of noise for some seconds and return the ms of each call. Waits until the
-        runtime's threads sleep.
+        runtime's threads sleep; the energy in `joules` is without that wait.
         """
         answer = self.ask({"seconds": seconds})
+        self.joules = answer["joules"]
         self.peak_mib = answer["peak_mib"]
         return list(answer["times_ms"])
 
@@ -107,17 +111,19 @@ def loaded(
     settings.pop("OMP_WAIT_POLICY", None)
     with ExitStack() as stack:
         folder = stack.enter_context(temporary())
+        # not a pipe: nobody reads while the process runs, and a full pipe stops a runtime that prints
+        said = stack.enter_context((folder / SAID).open("wb"))
         process = subprocess.Popen(
             command("lissom.bench.child"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=said,
             text=True,
             encoding="utf-8",
             errors="replace",
             env=settings,
         )
-        for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
+        for pipe in filter(None, (process.stdin, process.stdout)):
             stack.callback(_close, pipe)
         stack.callback(process.wait)
         stack.callback(process.kill)
@@ -134,6 +140,13 @@ def loaded(
         running.load_ms = answer["load_ms"]
         running.resident_mib = answer["resident_mib"]
         yield running
+
+
+def tail_of(file: Path) -> str:
+    """Return the end of a text file, which may be of any length."""
+    with file.open("rb") as opened:
+        opened.seek(max(0, file.stat().st_size - TAIL))
+        return opened.read().decode("utf-8", errors="replace")
 
 
 def _close(pipe: IO[str]) -> None:

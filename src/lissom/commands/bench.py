@@ -261,7 +261,7 @@ def inputs_of_file(path: Path) -> list[Input]:
         raise LissomError(
             f"bench: {path} takes inputs of any size; --size and --channels choose one"
         )
-    return [each.in_batches_of(each.shape[0] or 1) for each in inputs]
+    return [each.in_batches_of(each.shape[0] or 1) if each.shape else each for each in inputs]
 
 
 def declared_inputs(path: Path) -> list[Input]:

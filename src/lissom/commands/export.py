@@ -89,8 +89,21 @@ def export_key(
 
 
 def script_of(target: Target, output: Path, made: Path, wanted: Wanted) -> str:
-    """Return the script that runs a file. Raises LissomError if its path holds some other file."""
+    """Return the script that runs a file. Raises LissomError if its path holds some other file, and
+    if the runtime alone cannot read a file of that name.
+    """
     script = output.with_suffix(".py")
+    if script == output:
+        raise LissomError(
+            f"--snippet: {script} is the file itself; choose another file name with -o"
+        )
+    ending = f".{target.pictures}" if wanted.pictures else made.suffix
+    ending = ".xml" if ending == ".ir" else ending
+    if target.name() == "openvino" and output.suffix != ending:
+        raise LissomError(
+            f"--snippet: OpenVINO cannot read {output.name}, since the name says the format; choose "
+            f"-o {output.with_suffix(ending).name}"
+        )
     if script.exists() and not script.read_text(encoding="utf-8", errors="replace").startswith(
         FIRST
     ):

@@ -296,7 +296,8 @@ def of_splits(
         view = replace(view, numbers=(Normalize(),))
     if view.from_data:
         view = view.measured(*statistics(train if len(train) else valid))
-    names = class_names(classes, [split for split in (train, valid, test) if len(split)], notes)
+    every = [split for split in (train, valid, test) if len(split)]
+    names = class_names(classes, every, notes, name)
     mean, std = view.line(channels) if pictures else ((0.0,), (1.0,))
     facts = f"{fingerprint} {len(train)} {len(valid)} {len(test)} {view} {flip}"
     if classes is not None:  # the names are saved with each network, so they are part of its key

@@ -115,19 +115,21 @@ def read_found(
 def parts_in(root: Path, stated: tuple[str, ...] | None) -> dict[str, Found]:
     """Return the images of each class in each part of a folder.
 
-    A folder that holds only class folders is one part, `all`. Raises LissomError if there are none.
+    A folder that holds only class folders is one part, `all`; a class may then be called like a
+    part. Raises LissomError if there are none.
     """
     least = 1 if stated else 2
-    parts = dict[str, Found]()
+    parts = dict[str, Path]()
     for part in PARTS:
         here = root / part
         if part == "valid" and not here.is_dir():
             here = root / "val"
         if here.is_dir():
-            parts[part] = classes_of(here, least)
-    if parts:
-        return parts
-    if not any(child.is_dir() for child in root.iterdir()):
+            parts[part] = here
+    beside = [child for child in folders_in(root) if child not in parts.values()]
+    if parts and (not beside or any(folders_in(here) for here in parts.values())):
+        return {part: classes_of(here, least) for part, here in parts.items()}
+    if not beside:
         raise LissomError(
             f"data: {root} holds no folder of images; expected train/<class>/*, valid/<class>/* "
             "and test/<class>/*, some of them, or <class>/*"
@@ -242,7 +244,7 @@ def classes_of(folder: Path, least: int = 2) -> Found:
     """Return the image files of each class folder, both sorted by name."""
     endings = image_endings()
     found = {}
-    for child in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+    for child in folders_in(folder):
         # class names are written into records and exported files
         if any(category(letter) in ("Cc", "Cs") for letter in child.name):
             raise LissomError(
@@ -260,6 +262,13 @@ def classes_of(folder: Path, least: int = 2) -> Found:
             f"data: {folder} holds {len(found)} class folders; at least {least} are needed"
         )
     return found
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """Return the folders in a folder, sorted by name, without hidden ones."""
+    return sorted(
+        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
 
 
 def sizes_differ(splits: Mapping[str, Mapping[str, Sequence[File]]], size: tuple[int, int]) -> bool:

@@ -72,8 +72,8 @@ def example_in(inputs: Sequence[Mapping[str, Any]], form: Any, count: int = 2) -
         dtype = getattr(torch, facts["dtype"])
         if dtype.is_floating_point:
             return torch.randn(shape, generator=draw).to(dtype)
-        low = int(facts["low"] or 0)
-        high = int(facts["high"] or low)
+        low = 0 if facts["low"] is None else int(facts["low"])
+        high = low if facts["high"] is None else int(facts["high"])
         return torch.randint(low, high + 1, shape, generator=draw).to(dtype)
 
     return drawn(form)

@@ -10,41 +10,47 @@ import torch
 from torch import Tensor
 
 from ..errors import LissomError, counted
-from ..language.preprocess import Preprocess
-from .folder import PARTS, image_endings
+from ..language.preprocess import Preprocess, Size
+from .folder import LEAST, PARTS, arranged, image_endings
+from .picture import opened, size_of
 from .reading import Reading
 from .split import Files, Images, Read
 
 OUTSIDE = 255  # the label of pixels that preprocessing adds
+
+Pair = tuple[Path, Path]  # an image and its label image
 
 
 def read_masks(
     root: Path,
     size: tuple[int, int] | None,
     channels: int,
+    skip_bad: bool,
     preprocess: Preprocess,
     stated: tuple[str, ...] | None,
 ) -> Read:
     """Read `train`, `valid` (or `val`) and `test`, each with a folder `images` and one `labels`.
 
-    A label image is gray or has a palette. Its values are classes; 255 is ignored. `preprocess`
-    is applied to labels as well, without interpolation. Raises LissomError for images without
-    labels, and for labels of another size.
+    Missing parts are set apart as for folders. A label image is gray or has a palette. Its values
+    are classes; 255 is ignored. `preprocess` is applied to labels as well, without interpolation.
+    Raises LissomError for images without labels, for labels of another size and, unless `skip_bad`,
+    for the first file that cannot be decoded.
     """
-    pairs = {part: paired(found) for part in PARTS if (found := part_in(root, part)) is not None}
-    if "test" not in pairs:
-        if "valid" not in pairs:
-            raise LissomError(
-                f"data: {root} has no folder 'test'; expected test/images/* and test/labels/*, and "
-                "train and valid likewise"
-            )
-        pairs["test"] = pairs.pop("valid")
+    found = {part: paired(folder) for part in PARTS if (folder := part_in(root, part)) is not None}
+    check_parts(found, root)
+    arranged_pairs, notes = arranged({part: {"": pairs} for part, pairs in found.items()})
+    pairs = {part: groups[""] for part, groups in arranged_pairs.items()}
     images = [image for part in pairs.values() for image, _ in part]
-    reading = Reading.of(images, size, channels, preprocess)
+    reading = Reading.of(images, size, channels, preprocess, skip_bad=skip_bad)
     splits: dict[str, Images | Files] = {}
+    bad = dict[str, int]()
     for part, files in pairs.items():
-        labels = labels_in(files, reading.preprocess, reading.size)
-        splits[part], _ = reading.split([image for image, _ in files], labels)
+        readable, labels = labels_in(files, reading)
+        splits[part], left_out = reading.split([image for image, _ in readable], labels)
+        left_out += len(files) - len(readable)
+        if left_out:
+            bad[part] = left_out
+            notes.append(f"{part}: {counted(left_out, 'unreadable file')} left out")
     classes = stated or counted_classes(splits)
     return Read(
         f"masks:{root.name}",
@@ -56,9 +62,28 @@ def read_masks(
         size=reading.size,
         flip=True,
         # the names are saved with each network, so stated ones are part of its key
-        fingerprint=f"{fingerprint_of(pairs)} {stated or len(classes)}",
+        fingerprint=f"{fingerprint_of(pairs)} {stated or len(classes)}"
+        + (f" {bad}" if bad else ""),
         preprocess=reading.preprocess,
+        notes=notes,
     )
+
+
+def check_parts(parts: dict[str, list[Pair]], root: Path) -> None:
+    """Raise LissomError if there is no part, or only one with too few images to be split."""
+    if not parts:
+        raise LissomError(
+            f"data: {root} has no folder 'train', 'valid' or 'test' of images; expected "
+            "test/images/* and test/labels/*, and train and valid likewise, or some of them"
+        )
+    if len(parts) == 1:
+        ((part, pairs),) = parts.items()
+        if len(pairs) < LEAST:
+            raise LissomError(
+                f"data: {root} holds only the part '{part}', with {counted(len(pairs), 'image')}; at "
+                f"least {LEAST} are needed to set others apart from them; expected train/images/*, "
+                "valid/images/* and test/images/*, some of them"
+            )
 
 
 def part_in(root: Path, part: str) -> Path | None:
@@ -67,7 +92,7 @@ def part_in(root: Path, part: str) -> Path | None:
     return next((root / name for name in names if (root / name / "images").is_dir()), None)
 
 
-def paired(folder: Path) -> list[tuple[Path, Path]]:
+def paired(folder: Path) -> list[Pair]:
     """Return each image of a part with its label image, matched by name without extension."""
     endings = image_endings()
 
@@ -91,39 +116,60 @@ def paired(folder: Path) -> list[tuple[Path, Path]]:
     return [(path, labels[name]) for name, path in images.items()]
 
 
-def labels_in(
-    files: list[tuple[Path, Path]], preprocess: Preprocess, size: tuple[int, int]
-) -> Tensor:
-    """Return the labels (n h w) of images, uint8, after `preprocess`."""
-    from PIL import Image
+def labels_in(files: list[Pair], reading: Reading) -> tuple[list[Pair], Tensor]:
+    """Return the pairs of an image and its label image that are read, and their labels (n h w),
+    uint8, after the preprocessing.
 
-    view = preprocess.for_labels(OUTSIDE)
+    A pair with a file that is no image is left out, or raises LissomError unless bad files are
+    skipped.
+    """
+    view = reading.preprocess.for_labels(OUTSIDE)
+    readable = list[Pair]()
     found = list[np.ndarray]()
     for image, path in files:
         try:
-            with Image.open(path) as opened, Image.open(image) as seen:
-                values = np.asarray(opened)
-                size_seen = seen.size  # from its header
-        except Exception as error:  # a damaged file makes its decoder raise errors of many kinds
-            raise LissomError(f"data: {path}: cannot be read as an image ({error})") from None
-        if values.ndim != 2 or values.max() > 255:
-            raise LissomError(
-                f"data: {path}: expected a label image of one channel with a class from 0 to 255 "
-                f"at each pixel, got {values.shape} {values.dtype}"
-            )
-        picture = Image.fromarray(values.astype(np.uint8))
-        if picture.size != size_seen:
-            raise LissomError(
-                f"data: {path}: expected the size of its image, {size_seen[0]}x{size_seen[1]}, got "
-                f"{picture.width}x{picture.height}"
-            )
-        labels = np.asarray(view.shown(picture))
-        if labels.shape != size:
-            raise LissomError(
-                f"data: {path}: its labels come out as {labels.shape}, images as {size}"
-            )
-        found.append(labels)
-    return torch.from_numpy(np.stack(found))
+            wanted = size_of(image)
+            with opened(path) as picture:
+                values = np.asarray(picture)
+        except LissomError:
+            if not reading.skip_bad:
+                raise
+            continue
+        readable.append((image, path))
+        found.append(labels_seen(values, wanted, reading, view, path))
+    if not found:
+        raise LissomError(
+            f"data: not one image of {files[0][0].parent} can be read with its labels"
+        )
+    return readable, torch.from_numpy(np.stack(found))
+
+
+def labels_seen(
+    values: np.ndarray, wanted: Size, reading: Reading, view: Preprocess, path: Path
+) -> np.ndarray:
+    """Return the labels (h w) of an image of the size `wanted`, after the preprocessing `view`.
+
+    `values` are those of its label image. Raises LissomError if they do not fit.
+    """
+    from PIL import Image
+
+    if values.ndim != 2 or values.min() < 0 or values.max() > 255:
+        raise LissomError(
+            f"data: {path}: expected a label image of one channel with a class from 0 to 255 "
+            f"at each pixel, got {values.shape} {values.dtype}"
+        )
+    picture = Image.fromarray(values.astype(np.uint8))
+    if picture.size != wanted:
+        raise LissomError(
+            f"data: {path}: expected the size of its image, {wanted[0]}x{wanted[1]}, got "
+            f"{picture.width}x{picture.height}"
+        )
+    labels = np.asarray(view.shown(picture))
+    if labels.shape != reading.size:
+        raise LissomError(
+            f"data: {path}: its labels come out as {labels.shape}, images as {reading.size}"
+        )
+    return labels
 
 
 def counted_classes(splits: dict[str, Images | Files]) -> tuple[str, ...]:
@@ -136,7 +182,7 @@ def counted_classes(splits: dict[str, Images | Files]) -> tuple[str, ...]:
     return tuple(map(str, range(largest + 1)))
 
 
-def fingerprint_of(pairs: dict[str, list[tuple[Path, Path]]]) -> str:
+def fingerprint_of(pairs: dict[str, list[Pair]]) -> str:
     """Return a hash that changes when a file is added, removed, renamed or changes its length."""
     seen = hashlib.sha256()
     for part, files in sorted(pairs.items()):

@@ -76,17 +76,25 @@ def shape_of(inputs: Tree) -> tuple[int, ...]:
 
 
 def class_names(
-    classes: int | Sequence[str] | None, splits: Sequence[DatasetSplit], notes: list[str]
+    classes: int | Sequence[str] | None,
+    splits: Sequence[DatasetSplit],
+    notes: list[str],
+    name: str,
 ) -> tuple[str, ...]:
     """Return the stated class names, else numbers up to the largest target; none without classes.
 
-    Adds a note if no target is 0.
+    Adds a note if no target is 0. Raises LissomError if all targets are negative.
     """
     if classes is None:
         labels = concatenated([split.labels for split in splits])
         if not isinstance(labels, Tensor) or not are_classes(labels):
             return ()
         classes = int(labels.max()) + 1
+        if classes < 1:
+            raise LissomError(
+                f"data {name}: every target is negative, at most {classes - 1}; expected classes "
+                "from 0 on; leave samples without a class out"
+            )
         if int(labels[labels >= 0].min()) > 0:
             notes.append(
                 "no target is 0: classes are counted from 0, so that the first has no sample"

@@ -99,8 +99,17 @@ def size_of(path: File) -> Size:
 
 
 def in_eight_bits(picture: Picture) -> Picture:
-    """Return an image in a mode that Pillow converts correctly to 8 bits of gray or colour."""
+    """Return an image in a mode that Pillow converts correctly to 8 bits of gray or colour.
+
+    Raises ValueError for 32 bits, since their range is unknown, and Pillow would clip it at 255.
+    """
     from PIL import Image
+
+    if picture.mode in ("F", "I"):
+        raise ValueError(
+            f"it has 32 bits for each pixel (mode {picture.mode}), whose range is unknown; expected "
+            "8 or 16; scale the values to 0..255 and save them in 8 bits"
+        )
 
     if picture.mode.startswith("I;16"):  # 16 bits of gray, which Pillow would clip at 255
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))

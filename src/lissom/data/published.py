@@ -61,6 +61,20 @@ def newest_weights(name: str) -> str | None:
     return str(weights.DEFAULT.name) if len(weights) else None
 
 
+def classes_of_detector(name: str, weights: str) -> int | None:
+    """Return the number of classes, without the background, that weights of torchvision's detector
+    know; None for other networks and weights.
+    """
+    models = library_module("torchvision", "weights")
+    if not models.get_model_builder(name).__module__.startswith("torchvision.models.detection."):
+        return None
+    known = models.get_model_weights(name)
+    chosen = (
+        known.DEFAULT if weights == "DEFAULT" and len(known) else known.__members__.get(weights)
+    )
+    return None if chosen is None else len(chosen.meta["categories"]) - 1
+
+
 def torchvision_text(weights: Any, name: str, where: str) -> str:
     """Return the preprocessing of torchvision's weights of that name, as text."""
     known = list(weights.__members__)

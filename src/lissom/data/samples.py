@@ -16,7 +16,7 @@ from ..trees import Tree, first, length, mapped, parts_of, tensors_in
 def as_tensors(given: Any) -> Tree:
     """Return a tree with its arrays converted to tensors."""
     if isinstance(given, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(given))
+        return torch.from_numpy(np.asarray(given, order="C"))
     if isinstance(given, Mapping):
         return {key: as_tensors(part) for key, part in given.items()}
     if isinstance(given, (list, tuple)):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import LissomError, unknown
 from ..language.preprocess import SETS, Preprocess
+from ..preprocess.resize import Resize
 from .classes import classes_named
 from .published import LIBRARIES, preprocess_of
 from .tars import tars_in
@@ -131,7 +132,7 @@ def load(
     if spec.startswith("masks:"):
         from .masks import read_masks
 
-        return read_masks(folder, size, channels or 3, view, stated)
+        return read_masks(folder, size, channels or 3, skip_bad, view, stated)
     if spec.startswith("coco:"):
         from .coco import read_coco
 
@@ -194,7 +195,6 @@ def digits(size: tuple[int, int], channels: int, preprocess: Preprocess) -> Read
     import torch
 
     from .digits import read_digits, stratified
-    from .picture import resizing
     from .split import Images, Read
 
     images, labels = read_digits()
@@ -217,7 +217,7 @@ def digits(size: tuple[int, int], channels: int, preprocess: Preprocess) -> Read
         size=size,
         flip=False,
         fingerprint="scikit-learn digits",
-        preprocess=resizing(preprocess, size),
+        preprocess=as_resized(preprocess, (8, 8), size),
     )
 
 
@@ -233,7 +233,6 @@ def from_torchvision(
     import torch
     import torchvision.datasets as known
 
-    from .picture import resizing
     from .split import Images, Read
 
     kind = {
@@ -244,6 +243,7 @@ def from_torchvision(
     where = root or Path.home() / ".cache" / "lissom" / "data"
     parts = []
     classes = ()
+    before = (0, 0)
     own = 1 if spec == "fashion-mnist" else 3
     for train in (True, False):
         try:
@@ -285,7 +285,8 @@ def from_torchvision(
                 f"and {len(labels)} labels "
                 f"of {len(classes)} classes; without these files it is downloaded again"
             )
-        size = size or (pixels.shape[2], pixels.shape[3])
+        before = (pixels.shape[2], pixels.shape[3])
+        size = size or before
         parts.append(Images(resized(pixels, size), labels))
     shape = parts[0].pixels.shape
     return Read(
@@ -298,12 +299,22 @@ def from_torchvision(
         size=(shape[2], shape[3]),
         flip=True,
         fingerprint=spec,
-        preprocess=resizing(preprocess, (shape[2], shape[3])),
+        preprocess=as_resized(preprocess, before, (shape[2], shape[3])),
     )
 
 
+def as_resized(
+    preprocess: Preprocess, before: tuple[int, int], size: tuple[int, int]
+) -> Preprocess:
+    """Return a preprocessing that does to images what `resized` does, from one (height, width) to
+    another. Only for smaller images does it matter that `resized` does not average.
+    """
+    smaller = size[0] < before[0] or size[1] < before[1]
+    return replace(preprocess, pictures=(Resize(*size, antialias=not smaller),))
+
+
 def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return uint8 images (n c h w), resized bilinearly if their size differs."""
+    """Return uint8 images (n c h w), resized bilinearly, without averaging, if their size differs."""
     import torch.nn.functional as F
 
     if tuple(pixels.shape[2:]) == tuple(size):

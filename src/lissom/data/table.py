@@ -112,8 +112,29 @@ def targets_in(
             "classes"
         ) from None
     if len(columns) > 1 and bool(((values == 0) | (values == 1)).all()):
-        return values, tuple(columns)
+        order = order_of(columns, stated, file)
+        return values[:, order], tuple(columns[place] for place in order)
+    if stated is not None:
+        raise LissomError(
+            f"--classes: {file} holds numbers in {listed(columns)}, which have no classes; leave "
+            "--classes out"
+        )
     return values if len(columns) > 1 else values[:, 0], ()
+
+
+def order_of(columns: list[str], stated: tuple[str, ...] | None, file: Path) -> list[int]:
+    """Return the places of the columns of labels in the order of the stated classes.
+
+    Raises LissomError if these are not the columns.
+    """
+    names = columns if stated is None else list(stated)
+    if sorted(names) != sorted(columns):
+        raise LissomError(
+            f"--classes: {file} has a column for each class, {listed(columns)}; got "
+            f"{listed(names, 3)}; name these columns, in the order of the network's outputs, or leave "
+            "--classes out"
+        )
+    return [columns.index(name) for name in names]
 
 
 def numbers_with_points(rows: list[Row], column: str) -> bool:

@@ -66,11 +66,13 @@ def smoke_test(
 
 
 def output_shape(model: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the shape of a network's first output for one image of `shape`, without the batch."""
+    """Return the shape of a network's first output for one image of `shape`, without the batch. It
+    runs in float32, whatever its dtype.
+    """
     import torch
 
     with torch.no_grad():
-        answer = copy.deepcopy(model).cpu().eval()(torch.zeros(1, *shape))
+        answer = copy.deepcopy(model).cpu().float().eval()(torch.zeros(1, *shape))
     while not isinstance(answer, torch.Tensor):  # a file returns the first of several outputs
         answer = next(iter(answer.values())) if isinstance(answer, dict) else answer[0]
     return tuple(answer.shape[1:])

@@ -202,16 +202,19 @@ def is_float(inputs: Tree) -> bool:
 
 def one_picture(
     target: object, model: nn.Module, shape: tuple[int, ...], example: Tree | None
-) -> None:
-    """Raise LissomError if a network does not take and return a single tensor of floats, as the
+) -> Tensor:
+    """Return two samples (2 ...) in float32 on the CPU to export a network with: `example`, or zeros
+    (2, *shape).
+
+    Raises LissomError if the network does not take and return a single tensor of floats, as the
     files of `target` do.
     """
-    refused = example is not None and not is_float(example)
-    if not refused:
+    if example is None or is_float(example):
         shown = shown_to(copy.deepcopy(model).cpu().float().eval(), shape, example)
-        refused = shown.flat or not is_float(shown.inputs)
-    if refused:
-        raise LissomError(
-            f"{target}: its files take one tensor of floats and return one; onnxruntime and "
-            "openvino take integers, and several inputs and outputs"
-        )
+        if not shown.flat and is_float(shown.inputs):
+            samples: Tensor = shown.inputs
+            return samples
+    raise LissomError(
+        f"{target}: its files take one tensor of floats and return one; onnxruntime and "
+        "openvino take integers, and several inputs and outputs"
+    )

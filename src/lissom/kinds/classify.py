@@ -46,7 +46,8 @@ class Classify(WithClasses, WithoutPlaces):
     def loss(self, outputs: Tree, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         import torch.nn.functional as F
 
-        return F.cross_entropy(self.answer(outputs), targets, label_smoothing=smoothing)
+        wanted = targets if targets.is_floating_point() else targets.long()  # mixed ones are shares
+        return F.cross_entropy(self.answer(outputs), wanted, label_smoothing=smoothing)
 
     def classes(self, outputs: Tree) -> int:
         return self.answer(outputs).shape[1]
@@ -69,8 +70,8 @@ class Classify(WithClasses, WithoutPlaces):
         import torch.nn.functional as F
 
         return (
-            share * F.one_hot(targets, classes).float()
-            + (1 - share) * F.one_hot(others, classes).float()
+            share * F.one_hot(targets.long(), classes).float()
+            + (1 - share) * F.one_hot(others.long(), classes).float()
         )
 
     def words(self, answer: Tensor, classes: Sequence[str]) -> str:

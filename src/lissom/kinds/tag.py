@@ -60,7 +60,7 @@ class Tag(WithClasses, WithoutPlaces):
 
         return F.cross_entropy(
             self.answer(outputs).flatten(0, 1),
-            targets.flatten(),
+            targets.flatten().long(),
             ignore_index=self.ignore,
             label_smoothing=smoothing,
         )

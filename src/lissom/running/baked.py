@@ -13,6 +13,7 @@ from ..data.data import AS_GIVEN
 from ..data.own_splits import STANDARDIZE
 from ..errors import LissomError
 from ..language.preprocess import Preprocess
+from ..language.target import Images
 
 
 class Baked(nn.Module):
@@ -65,6 +66,20 @@ def shown_preprocess(record: dict[str, Any], bake: bool) -> str:
     if text == AS_GIVEN or not bake:
         return str(text)
     return str(replace(Preprocess.of(text), numbers=()))
+
+
+def as_pixels(images: Images, record: dict[str, Any]) -> Images:
+    """Return the function that gives the pixels (n c h w), 0..255, of images (n c h w) which
+    `images` gives as (pixels / 255 - mean) / std: a file with its normalisation inside takes them.
+    """
+    preprocessing = record["task"]["preprocessing"]
+    mean = torch.tensor(preprocessing["mean"]).view(1, -1, 1, 1) * 255
+    std = torch.tensor(preprocessing["std"]).view(1, -1, 1, 1) * 255
+
+    def pixels(count: int) -> list[Tensor]:
+        return [batch * std.to(batch) + mean.to(batch) for batch in images(count)]
+
+    return pixels
 
 
 def preprocessed(model: nn.Module, record: dict[str, Any], bake: bool) -> nn.Module:

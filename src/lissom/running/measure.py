@@ -29,7 +29,7 @@ from ..surgery.quantization.network import QuantizedNetwork
 from ..surgery.quantization.noise import rounding_only
 from ..tasks.task import Task
 from ..trees import Tree, called, concatenated
-from .baked import metadata, preprocessed
+from .baked import as_pixels, metadata, preprocessed
 from .integer_share import in_integers
 from .measurement_notes import measurement_notes, medians
 from .parity import NOISE, OTHERS, Gap, ParityError, gaps_from, in_eight_bits, prove
@@ -54,8 +54,9 @@ def exported(
     with the same file name share it.
 
     `fresh` builds the network as it was before any step. `images` are the calibration samples of a
-    target that quantizes itself. A new file is run and compared with the network on a few inputs;
-    `proven=False` skips that if the caller will run it on all test samples.
+    target that quantizes itself, as the network without `bake` takes them. A new file is run and
+    compared with the network on a few inputs; `proven=False` skips that if the caller will run it
+    on all test samples.
     """
     home = store.folder(key)
     folder_name, file_name = target.file(few_bits(home), rounded_activations(home)).split("/")
@@ -71,13 +72,14 @@ def exported(
             record = store.record(key)
             facts = metadata(record, bake)
             whole = preprocessed(model, record, bake)
+            shown = as_pixels(images, record) if images is not None and bake else images
             with store.artefact(key, name) as folder:
                 shape = tuple(record["task"]["shape"])
                 example = example_of(record)
-                target.export(whole, folder / path.name, shape, facts, images, example)
+                target.export(whole, folder / path.name, shape, facts, shown, example)
                 if proven:
                     say(f"{key}  {target}: the file is run and compared with the network")
-                    some = example if images is None or bake else concatenated(images(2))
+                    some = example if shown is None else concatenated(shown(2))
                     prove(target, folder / path.name, whole, shape, some, pixels=bake)
                 # an ONNX file, packed or not, contains the facts itself
                 if not path.suffix.startswith(".onnx"):

@@ -78,8 +78,8 @@ def prove(
     inputs = mapped(lambda t: t.detach().cpu(), in_float(few_of(images)))
     with torch.no_grad():
         wanted = called(copy.deepcopy(model).cpu().float().eval(), inputs)
-    arrays = [np.ascontiguousarray(t.numpy()) for t in tensors_in(inputs)]
-    shown = [Input((1, *array.shape[1:]), str(array.dtype)) for array in arrays]
+    arrays = [t.contiguous().numpy() for t in tensors_in(inputs)]
+    shown = [Input.like(array) for array in arrays]
     try:
         with loaded(str(target), path, shown) as process:
             outputs = [torch.from_numpy(array) for array in process.run(arrays)]

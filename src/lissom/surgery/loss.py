@@ -29,7 +29,14 @@ def cross_entropy(inputs: Any, labels: Tensor | None, outputs: Any) -> Tensor:
             "cross-entropy needs a network that returns one tensor with a number for each class; "
             "give the task a loss of its own, or choose a method that needs weights alone, as l1"
         )
-    return F.cross_entropy(outputs, outputs.detach().argmax(1) if labels is None else labels)
+    return F.cross_entropy(
+        outputs, outputs.detach().argmax(1) if labels is None else classes(labels)
+    )
+
+
+def classes(labels: Tensor) -> Tensor:
+    """Return labels as cross-entropy takes them: whole numbers in int64, shares of classes as they are."""
+    return labels if labels.is_floating_point() else labels.long()
 
 
 def loss_of(model: nn.Module, ctx: Context) -> Loss:

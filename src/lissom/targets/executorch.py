@@ -67,19 +67,13 @@ class Executorch(Target):
         from ..exporting.xnnpack import in_integers
         from ..surgery.layers import bake_transforms
         from ..surgery.quantization.network import QuantizedNetwork
-        from ..trees import concatenated, first
 
-        one_picture(self, model, shape, example)
+        shown = one_picture(self, model, shape, example)
         model = copy.deepcopy(model).cpu().float().eval()
         for layer in list(model.modules()):
             if isinstance(layer, QuantizedNetwork) and not in_integers(layer):
                 round_in_floats(layer, always=True)
         bake_transforms(model)
-        shown = (
-            torch.zeros(2, *shape)
-            if example is None
-            else first(concatenated([example, example]), 2)
-        )
         try:
             with hushed(), torch.no_grad():
                 program = by_operator(lambda: program_of(model, shown))

@@ -130,7 +130,7 @@ class Mnn(Target):
         from ..exporting.onnx.pooling import pool_by_window
         from ..exporting.shown import one_picture
 
-        one_picture(self, model, shape, example)
+        shape = tuple(one_picture(self, model, shape, example).shape[1:])
         if self.activations and images is None:
             raise LissomError(
                 f"{self}: MNN's quantizer has to see training images and none were given; 'lissom run' with "

@@ -77,7 +77,7 @@ class Ncnn(Target):
         from ..exporting.onnx.export import export_onnx
         from ..exporting.shown import one_picture
 
-        one_picture(self, model, shape, example)
+        shape = tuple(one_picture(self, model, shape, example).shape[1:])
         spec = find_spec("pnnx")
         assert spec is not None and spec.origin is not None
         with temporary() as scratch:

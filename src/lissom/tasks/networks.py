@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..data.published import LIBRARIES, newest_weights
+from ..data.published import LIBRARIES, classes_of_detector, newest_weights
 from ..errors import LissomError, unknown
 from .builders import library_model, onnx_file, program_file
 from .code import file_mark, loaded, parameters_of
@@ -91,7 +91,28 @@ def arguments_for(
     given = {"in_channels": data.channels} if "in_channels" in takes else {}
     if data.classes and (anything or "num_classes" in takes):
         given["num_classes"] = len(data.classes)
-    return {**given, **more}
+    given = {**given, **more}
+    if model.startswith("torchvision:") and isinstance(more.get("weights"), str):
+        check_detector(model, more["weights"], given.get("num_classes"), data)
+    return given
+
+
+def check_detector(model: str, weights: str, classes: int | None, data: Data) -> None:
+    """Raise LissomError if the published weights of torchvision's detectors know other classes than
+    the data. Their first is COCO's id 1, since torchvision counts the background as 0.
+    """
+    known = classes_of_detector(model.partition(":")[2], weights)
+    if known is None or classes is None:
+        return
+    shifted = data.name.startswith("coco:") and data.classes == tuple(map(str, range(known)))
+    if classes != known or shifted:
+        got = "0 to " + str(classes - 1) if shifted else f"{classes} classes"
+        raise LissomError(
+            f"model {model}: the network of {weights} knows {known} classes, which are COCO's ids 1 "
+            f"to {known}, got {got} of {data.name}; for COCO's data, --classes FILE names a file of "
+            f"these numbers, one a line, as seq {known} > FILE writes it; for other classes, leave "
+            "the published weights out"
+        )
 
 
 def is_own_code(model: str) -> bool:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from ..language.training import Batch, Term
     from ..trees import Tree
 
+# arguments with which a library's builder loads weights
+TRAINED = ("weights", "pretrained", "checkpoint_path")
+
 
 @dataclass
 class Task:
@@ -143,7 +146,7 @@ class Task:
             f"{source} {given}",
             spec={"model": model, **given},
             weights=file,
-            trained=bool(file or is_own_code(model) or arguments.get("pretrained")),
+            trained=bool(file or is_own_code(model) or any(map(arguments.get, TRAINED))),
             kind=own_kind,
             kind_text=kind or "",
             origin={

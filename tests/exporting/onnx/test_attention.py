@@ -50,3 +50,23 @@ def test_other_axes_than_four_are_exported(forward: Any, tmp_path: Path) -> None
                 wanted = model(images(8)).numpy()
             difference = np.abs(target.load(tmp_path / "m.onnx", 1)(images(8).numpy()) - wanted)
             assert difference.max() < tolerance * np.abs(wanted).max()
+
+
+def causal(net: Any, x: Tensor) -> Tensor:
+    y = net.patches(x).flatten(2).transpose(1, 2)
+    q, k, v = net.qkv(y).chunk(3, 2)
+    mixed = F.scaled_dot_product_attention(q, k, v, None, 0.0, True)
+    return net.head(mixed[:, 3])
+
+
+def test_arguments_by_place_are_kept(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = Net(
+        causal, patches=nn.Conv2d(3, 16, 2, 2), qkv=nn.Linear(16, 48), head=nn.Linear(16, 4)
+    ).eval()
+    target: Any = one_target("onnxruntime")
+    target.export(net, tmp_path / "m.onnx", (3, 16, 16), {})
+    with torch.no_grad():
+        wanted = net(images(8)).numpy()
+    found = target.load(tmp_path / "m.onnx", 1)(images(8).numpy())
+    assert np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max()

@@ -8,6 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+# the arguments that may be passed by place
+PLACES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+
 
 class FourAxes(TorchFunctionMode):
     """While active, pass tensors to scaled_dot_product_attention as (batch 1 places width).
@@ -21,7 +24,7 @@ class FourAxes(TorchFunctionMode):
         query: Any = args[0] if args else named.get("query")
         if func is not F.scaled_dot_product_attention or query.ndim == 4:
             return func(*args, **named)
-        named.update(zip(("query", "key", "value", "attn_mask"), args, strict=False))
+        named.update(zip(PLACES, args, strict=False))
         for word in ("query", "key", "value"):
             named[word] = joined(named[word])
         mask = named.get("attn_mask")
