@@ -100,6 +100,8 @@ def test_torchrun_starts_them_too(place: Path) -> None:
     assert done.returncode == 0, done.stderr
     (record,) = records(place / ".lissom")
     assert str(record["learned_on"]).endswith(", 2 processes")
+    again = run(*torchrun, *words("train(1)"))  # nothing is left to learn
+    assert again.returncode == 0, again.stderr
     assert gone(place)
 
 

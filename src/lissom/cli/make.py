@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from contextlib import ExitStack, redirect_stdout
@@ -70,9 +71,10 @@ def run(
     wanted = targets_of(to)
     numbers = seeds_of(seeds)
     crew = workers_of(workers, worker_threads)
-    if crew and processes > 1:
+    if crew and (processes > 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1):
         raise LissomError(
-            "--workers, --processes: networks are made side by side, or one by several; give one of them"
+            "--workers, --processes: networks are made side by side, or one by several, which torchrun "
+            "does too; use one of them"
         )
     check_teacher(space, teacher)
     from ..store.store import Store
@@ -83,6 +85,7 @@ def run(
     from ..report.live import Live
     from ..report.table import print_records
     from ..running import execute
+    from ..running.device import device_of
     from ..running.follow import follow
     from ..running.team import team_of
 
@@ -95,6 +98,7 @@ def run(
         live = stack.enter_context(Live(quiet=json))
         if team is not None:
             stack.enter_context(team)
+            team.begin(device_of(device))
         if isinstance(crew, str):  # Ray reports lost machines on stdout, which is for the result
             stack.enter_context(redirect_stdout(sys.stderr))
         for note in task.data.notes:

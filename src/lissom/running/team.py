@@ -71,6 +71,12 @@ class Team:
                 self.ranks.told(b"", patient=True)
                 wait(self.others, any, 2 * PATIENCE_S)
 
+    def begin(self, device: torch.device) -> None:
+        """Meet the processes that torchrun started: they wait from the beginning, for this one."""
+        if self.words is None and self.ranks is None:
+            self.check(device)
+            self.ranks = self.join(nccl=one_each(device, self.count))
+
     @contextmanager
     def learning(self, key: str, device: torch.device) -> Iterator[Ranks]:
         """Let the other processes join in learning a network; the cores are divided meanwhile."""
