@@ -1,6 +1,6 @@
-"""One of several processes that train together: `python rank.py CASE RANK COUNT FOLDER`.
+"""One of several processes that train together: `python rank.py CASES RANK COUNT FOLDER`.
 
-It writes its results to FOLDER.
+It learns the cases (separated by commas) one after another and writes its results to FOLDER.
 """
 
 from __future__ import annotations
@@ -148,7 +148,8 @@ def learn(case: str, folder: Path, ranks: Ranks | None = None) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return torch.zeros(())
 
-    (folder / "checkpoint").mkdir(exist_ok=True)
+    place = folder / f"checkpoint of {case}"
+    place.mkdir(exist_ok=True)
     rows = fit(
         model,
         data(),
@@ -157,7 +158,7 @@ def learn(case: str, folder: Path, ranks: Ranks | None = None) -> None:
         device=CPU,
         terms=(noted,),
         remembers=(remembered,),
-        checkpoints=Checkpoints(folder / "checkpoint", 0) if rank == 0 else None,
+        checkpoints=Checkpoints(place, 0) if rank == 0 else None,
         judge=lambda _: 0.1 * rank,
         ranks=ranks,
     )
@@ -167,14 +168,12 @@ def learn(case: str, folder: Path, ranks: Ranks | None = None) -> None:
 
 
 if __name__ == "__main__":
-    _, CASE, RANK, COUNT, FOLDER = sys.argv
+    _, LEARNED, RANK, COUNT, FOLDER = sys.argv
     torch.set_num_threads(1)
     PLACE = Path(FOLDER)
     try:
-        learn(
-            CASE,
-            PLACE,
-            meet(int(RANK), int(COUNT), PLACE / "meeting", lambda: "another process ended"),
-        )
+        MET = meet(int(RANK), int(COUNT), PLACE / "meeting", lambda: "another process ended")
+        for CASE in LEARNED.split(","):
+            learn(CASE, PLACE, MET)
     except LissomError as error:
         sys.exit(f"lissom: {error}")

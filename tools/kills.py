@@ -210,6 +210,7 @@ def warm() -> None:
     for name in (
         "onnxscript",
         "torch.onnx",
+        "torch._dynamo",  # which optimizers import when they learn
         "lissom.running.execute",
         "lissom.report.live",
         "lissom.report.table",

@@ -4,6 +4,8 @@ own.
 
 from __future__ import annotations
 
+import copy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,9 @@ NAMES = (
 TWO_STAGES = ("fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_resnet50_fpn_v2")
 
 
-def network(name: str) -> Any:
-    """A detector whose places differ, and which leaves images as they are."""
+@lru_cache(1)
+def made(name: str) -> tuple[Any, Tensor]:
+    """A detector whose places differ, and which leaves images as they are; and what is drawn next."""
     torch.manual_seed(0)
     net: Any = get_model_builder(name)(weights=None, weights_backbone=None, num_classes=4)
     for layer in net.modules():
@@ -50,7 +53,14 @@ def network(name: str) -> Any:
     net.transform.min_size = (SIZE,)
     net.transform.max_size = SIZE
     net.transform.fixed_size = (SIZE, SIZE)
-    return net
+    return net, torch.get_rng_state()
+
+
+def network(name: str) -> Any:
+    """Such a detector, for one test alone."""
+    net, state = made(name)
+    torch.set_rng_state(state)
+    return copy.deepcopy(net)
 
 
 def everything(net: Any) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 import lissom
-from lissom.bench import latency
 from lissom.commands.explain import Explainer
 from lissom.data.data import Data
 from lissom.report.comparison import compared, layer_rows, print_compared
@@ -36,9 +35,7 @@ SPACE = "train(1, batch=64) | {prune(0.3), prune(0.5) | quantize(8), quantize(4,
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     kept = Store(tmp_path_factory.mktemp("store"))
     task = Task.of("resnet8", Data.of("digits", size=(16, 16)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latency, "ROUND_S", 0.005)  # times are drawn, whatever they are
-        lissom.run(SPACE, task, kept, targets="onnxruntime,openvino")
+    lissom.run(SPACE, task, kept, targets="onnxruntime,openvino")
     return kept
 
 
@@ -308,6 +305,33 @@ def test_axes_and_filters_choose_what_is_shown(fresh: Any) -> None:
     fresh.get_by_label("prune amount").select_option("")
     fresh.get_by_label("recipe holds").fill("Quantize")
     assert len(rows(fresh)) == 2
+
+
+def test_of_an_error_less_is_better(page: Any, store: Store, tmp_path: Path) -> None:
+    runs = [{"mIoU": 0.5, "ms": (0.4, 0.42), "bytes": size} for size in (50_000, 60_000, 70_000)]
+    other = altered(store, tmp_path / "store", runs)
+    keys = [key for key in other if other.record(key)["targets"]]
+    for key, error in zip(keys, (0.3, 0.2, 0.4), strict=True):
+        made = other.record(key)
+        for one in (made, made["float"]):
+            for split in ("valid", "test"):
+                one["scores"][split]["mae"] = error
+        made["targets"]["onnxruntime"]["mae"] = error
+        (other.folder(key) / "record.json").write_text(json.dumps(made))
+    opened(page, write_report([], other, tmp_path / "report.html"))
+    page.select_option("#y", "mae")
+    marked = page.locator("#table tbody tr:has(td.front:has-text('kB'))").all_inner_texts()
+    assert len(marked) == 2 and not any("70.0 kB" in row for row in marked)
+
+
+def test_a_record_of_no_known_machine_is_drawn(page: Any, store: Store, tmp_path: Path) -> None:
+    other = Store(shutil.copytree(store.root, tmp_path / "store"))
+    for key in other:
+        made = other.record(key)
+        made["machine"] = {}
+        (other.folder(key) / "record.json").write_text(json.dumps(made))
+    opened(page, write_report([], other, tmp_path / "report.html"))
+    assert page.inner_text("#machine") == ""
 
 
 def test_clicks_and_keys_lead_to_the_run(fresh: Any) -> None:

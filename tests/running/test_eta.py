@@ -30,7 +30,7 @@ def test_time_left_goes_by_epochs_of_what_is_finished() -> None:
 
 
 def test_a_network_may_be_trained_in_several_steps(tmp_path: Path) -> None:
-    task = Task.of("resnet8", Data.of("digits"))
+    task = Task.of("resnet8", Data.of("digits", size=(8, 8)))
     (record,) = lissom.run("train(1) | train(2) | fold", task, tmp_path)
     assert record["float"]["key"] == record["before"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from PIL import Image
 from torch import Tensor
 
 import lissom
-from lissom.bench import latency
 from lissom.commands.store import verified
 from lissom.data.data import Data
 from lissom.kinds.classify import Classify
@@ -182,13 +180,11 @@ def test_masks_are_drawn_before_a_picture_is_shrunk_with_the_metric_of_each_samp
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Task, Store, dict[str, Any]]]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Task, Store, dict[str, Any]]:
     store = Store(tmp_path_factory.mktemp("store"))
     task = Task.of("resnet8", Data.of("digits", size=(16, 16)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latency, "ROUND_S", 0.005)  # times are drawn, whatever they are
-        (record,) = lissom.run("train(1) | quantize(8)", task, store, targets="onnxruntime")
-        yield task, store, record
+    (record,) = lissom.run("train(1) | quantize(8)", task, store, targets="onnxruntime")
+    return task, store, record
 
 
 def read(store: Store, key: str, name: str) -> dict[str, list[Answer]]:
@@ -261,7 +257,6 @@ def test_what_goes_wrong_with_pictures_costs_no_measurement(
     def words(*_: Any) -> str:
         raise RuntimeError("no words")
 
-    monkeypatch.setattr(latency, "ROUND_S", 0.005)
     monkeypatch.setattr(Classify, "words", words)
     task = Task.of("resnet8", Data.of("digits", size=(16, 16)))
     said: list[str] = []

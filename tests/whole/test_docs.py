@@ -32,10 +32,12 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NETS = """
 import torch
 from torch import nn
-from lissom.models import factory
+from lissom.models.resnet import Block
 
 def make_net(num_classes=10, in_channels=3):
-    return factory("resnet8")(num_classes, in_channels)
+    first = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
+    last = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, num_classes)
+    return nn.Sequential(first, nn.BatchNorm2d(16), nn.ReLU(), Block(16, 32, 2), *last)
 
 def make_segmenter(num_classes=12):
     return nn.Sequential(
@@ -85,7 +87,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert code is not None
     (folder / "loaders.py").write_text(code[1])
     torch.manual_seed(0)
-    save_file(factory("resnet8")(3, 3).state_dict(), folder / "net.safetensors")
+    own = dict[str, Any]()
+    exec(NETS, own)
+    save_file(own["make_net"](3).state_dict(), folder / "net.safetensors")
     save_file(factory("resnet14")(3, 3).state_dict(), folder / "other.safetensors")
     return folder
 
@@ -98,7 +102,8 @@ def tiny(words: str, place: Path) -> list[str]:
     words = words.replace("--preprocess imagenet", "--preprocess 'normalize(\"imagenet\")'")
     # the rest: tests/targets
     words = words.replace("torch,onnxruntime,openvino,mnn(8),ncnn,executorch", "mnn(8),ncnn")
-    words = re.sub(r"--model (?!net\.py)\S+", "--model resnet8", words)
+    model = "net.py:make_net" if "--weights net" in words else "resnet8"
+    words = re.sub(r"--model (?!net\.py)\S+", f"--model {model}", words)
     words = re.sub(
         r"(train\(|sparsify\([\d.e-]+, |distill\((?:\"[^\"]*\"|'[^']*'|\{[^}]*\}), )\d+",
         r"\g<1>1",
@@ -106,6 +111,8 @@ def tiny(words: str, place: Path) -> list[str]:
     )
     words = re.sub(r"--budget \S+", "--budget 20s", words)
     words = re.sub(r"--workers \d+", "--workers 2", words)
+    if words.startswith("lissom search") and "--model" not in words:
+        words += " --data folder:photos --model resnet8"
     if words.startswith("lissom search") and "--trials" not in words:
         words += " --trials 1"
     store = Store(place / ".lissom")

@@ -34,6 +34,21 @@ def without(name, globals=None, *rest, **more):
 builtins.__import__ = without
 multiprocessing.set_start_method("spawn")
 """
+SEVERAL = """
+import contextlib, io, json, sys
+from lissom.cli.main import main
+
+said = []
+for words in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        try:
+            main(words)
+        except SystemExit as ended:
+            if ended.code:
+                raise
+    said.append(json.loads(text.getvalue()))
+print(json.dumps(said))
+"""
 HIDDEN = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
 
 
@@ -72,9 +87,10 @@ def photos(tmp_path: Path) -> Path:
     return root
 
 
-def lissom_in(words: list[str], variables: dict[str, str], cwd: Path) -> Any:
+def said_in(words: list[str], variables: dict[str, str], cwd: Path) -> Any:
+    """Return what a process of Python says in JSON."""
     done = subprocess.run(
-        hidden([sys.executable, "-m", "lissom", *words]),
+        hidden([sys.executable, *words]),
         env=variables,
         cwd=cwd,
         capture_output=True,
@@ -94,30 +110,26 @@ def test_a_run_a_store_and_a_benchmark_without_what_linux_alone_has(
         ["--data", f"folder:{photos}", "--model", "resnet8"],
     )
     recipe = "train(1, batch=16) | quantize(8, samples=16)"
-    (record,) = lissom_in(
-        ["run", recipe, *words, "--to", "onnxruntime", "--store", store, "--json"],
+    (record,) = said_in(
+        ["-m", "lissom", "run", recipe, *words, "--to", "onnxruntime", "--store", store, "--json"],
         variables,
         tmp_path,
     )
     found = record["targets"]["onnxruntime"]
     assert found["agreement"] >= 0.9 and found["latency_ms"]["median"] > 0
-    rows = lissom_in(
-        ["bench", record["key"], "--store", store, "--no-baselines", "--json"], variables, tmp_path
-    )
+    later = [
+        ["bench", record["key"], "--no-baselines"],
+        ["store", "--prune", "--yes"],
+        ["report", "-o", str(tmp_path / "Bericht für 小.html")],
+    ]
+    later = [[*each, "--store", store, "--json"] for each in later]
+    rows, listed, _ = said_in(["-c", SEVERAL, json.dumps(later)], variables, tmp_path)
     assert rows[0]["latency_ms"]["median"] > 0
     if hidden([]):  # psutil reads /proc, too: nothing is guessed
         assert found["peak_mib"] is None and found["resident_mib"] is None
         assert "memory_gib" not in record["machine"]
     assert record["machine"]["cpu"] and record["machine"]["cores"] >= 1
-    listed = lissom_in(
-        ["store", "--prune", "--yes", "--store", store, "--json"], variables, tmp_path
-    )
     assert record["key"] in {row["key"] for row in listed}
-    lissom_in(
-        ["report", "--store", store, "-o", str(tmp_path / "Bericht für 小.html"), "--json"],
-        variables,
-        tmp_path,
-    )
 
 
 def test_what_a_system_does_not_tell_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

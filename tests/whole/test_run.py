@@ -19,13 +19,20 @@ import torch
 from PIL import Image
 
 import lissom
-from lissom.bench import latency
 from lissom.bench.intervals import disturbed
 from lissom.cli.main import main
 from lissom.report.page import unpacked, write_report
 from lissom.store.store import Store
 
 RECIPE = 'train(2, batch=16) | prune(0.5, multiple=4) | distill("kd", 1, batch=16) | quantize(8, samples=32)'
+# the command, with timings as short as in this process: see conftest.py
+LISSOM = """
+from lissom.bench import latency
+from lissom.cli.main import main
+
+latency.ROUND_S = 0.005
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +53,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(images: Path, store: Path, recipe: str, *more: str) -> list[str]:
     return [
         sys.executable,
-        "-m",
-        "lissom",
+        "-c",
+        LISSOM,
         "run",
         recipe,
         "--data",
@@ -133,22 +140,19 @@ def test_uncompressed_network_is_that_of_the_leading_train_steps(
     assert reference["scores"] == record["float"]["scores"]
 
 
-def test_second_run_makes_nothing_again(images: Path, finished: tuple[Path, dict]) -> None:
+def test_second_run_makes_nothing_again(
+    images: Path, finished: tuple[Path, dict], capsys: pytest.CaptureFixture[str]
+) -> None:
     store, record = finished
     before = {p: p.stat().st_mtime_ns for p in store.rglob("*.safetensors")}
-    done = subprocess.run(
-        command(images, store, RECIPE, "--to", "onnxruntime,openvino"),
-        capture_output=True,
-        text=True,
-        env=surroundings(),
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("in the store") == 4
+    words = command(images, store, RECIPE, "--to", "onnxruntime,openvino")[3:]
+    status, out, err = said_by(words, capsys)
+    assert status == 0, err
+    assert err.count("in the store") == 4
     assert {p: p.stat().st_mtime_ns for p in store.rglob("*.safetensors")} == before
     # the others are measured again
     well = [name for name, found in record["targets"].items() if not disturbed(found)]
-    again = json.loads(done.stdout)[0]["targets"]
+    again = json.loads(out)[0]["targets"]
     assert {name: again[name] for name in well} == {name: record["targets"][name] for name in well}
 
 
@@ -420,9 +424,7 @@ def test_a_packed_file_is_run_exported_and_timed_by_its_ending(
     finished: tuple[Path, dict],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(latency, "ROUND_S", 0.002)  # no time is looked at
     whole, record = finished
     store, file, target = tmp_path / "store", tmp_path / "small.onnxz", "onnxruntime(packed=True)"
     shutil.copytree(whole, store)

@@ -170,7 +170,6 @@ def test_a_training_is_stopped_on_a_cluster_too(
 ) -> None:
     """A search sends its rungs along, and takes back what a training had reached."""
     monkeypatch.setattr("lissom.running.search.search.PROBES", 2)
-    monkeypatch.setattr("lissom.bench.latency.ROUND_S", 0.005)
     rungs = [Rung(), Rung(1.5)]
     monkeypatch.setattr(Early, "rung", lambda *_: rungs.pop(0))
     found = lissom.search(

@@ -182,11 +182,10 @@ def test_a_real_training_is_stopped_and_goes_on_when_it_is_run(
     workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In this process and in a worker; a stopped recipe is still a recipe."""
-    monkeypatch.setattr("lissom.running.search.search.PROBES", 2)
-    monkeypatch.setattr("lissom.bench.latency.ROUND_S", 0.005)
+    monkeypatch.setattr("lissom.running.search.search.PROBES", 1)
     rungs = [Rung(), Rung(1.5)]
     monkeypatch.setattr(Early, "rung", lambda *_: rungs.pop(0))
-    task = Task.of("resnet8", Data.of("digits"))
+    task = Task.of("resnet8", Data.of("digits", size=(8, 8)))
     store = Store(tmp_path / "store")
     told: list[str] = []
     found = lissom.search(

@@ -382,11 +382,8 @@ def test_probes_say_nothing_of_metrics() -> None:
 
 def test_a_search_of_real_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two recipes on digits: the answer is a recipe of the store, measured in the runtime."""
-    monkeypatch.setattr("lissom.running.search.search.PROBES", 2)
-    monkeypatch.setattr(
-        "lissom.bench.latency.ROUND_S", 0.005
-    )  # which is faster does not matter here
-    task = Task.of("resnet8", Data.of("digits"))
+    monkeypatch.setattr("lissom.running.search.search.PROBES", 1)
+    task = Task.of("resnet8", Data.of("digits", size=(8, 8)))
     store = Store(tmp_path / "store")
     told: list[str] = []
 
@@ -428,9 +425,8 @@ def test_a_search_of_real_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_network_that_misses_what_is_expected_of_it_is_not_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lissom.running.search.search.PROBES", 2)
-    monkeypatch.setattr("lissom.bench.latency.ROUND_S", 0.005)
-    task = Task.of("resnet8", Data.of("digits"))
+    monkeypatch.setattr("lissom.running.search.search.PROBES", 1)
+    task = Task.of("resnet8", Data.of("digits", size=(8, 8)))
     store = Store(tmp_path / "store")
 
     def searched_for(expect: str) -> Found:
