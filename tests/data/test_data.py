@@ -691,6 +691,13 @@ def test_an_image_of_thirty_two_bits_is_refused(mode: str, tmp_path: Path) -> No
         Data.of_dataset(pictures)
 
 
+@pytest.mark.parametrize("ending", ["pgm", "png", "tif"])
+def test_sixteen_bits_of_gray_become_eight(ending: str, tmp_path: Path) -> None:
+    values = np.array([[0, 255, 256], [32768, 40000, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / f"a.{ending}")
+    assert np.array_equal(decoded(tmp_path / f"a.{ending}", 1, None)[0], values >> 8)
+
+
 @pytest.mark.parametrize(("name", "size"), [("cifar10", (16, 16)), ("digits", (5, 12))])
 def test_pixels_of_a_known_data_set_are_what_its_preprocessing_says(
     name: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch

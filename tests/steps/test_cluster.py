@@ -403,6 +403,7 @@ def test_frozen_weights_stay_frozen(of: str, renew: bool, tmp_path: Path) -> Non
 # layers without weights
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
 @pytest.mark.parametrize(
     "recipe", ["cluster(4)", "mask(0.5)", "cast('fp16')", "cluster(4, of='filter')"]
 )

@@ -134,13 +134,13 @@ def test_a_histogram_counts_both_over_the_same_bins() -> None:
 def test_the_progress_reaches_one_whatever_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 33 images in batches of 8, the last is left out, since it has no batch statistics."""
     shares: list[list[float]] = []
-    whole = Grown.share
+    whole = Grown.progress
 
     def seen(self: Grown, *part: float) -> float:
         shares[-1].append(whole(self, *part))
         return shares[-1][-1]
 
-    monkeypatch.setattr(Grown, "share", seen)
+    monkeypatch.setattr(Grown, "progress", seen)
     data = Data.of("digits")
     few = Data(**{**vars(data), "train": data.train.take(torch.arange(33))})
     task = Task.of("resnet8", few)

@@ -105,7 +105,7 @@ class Explainer:
         stages, simulated, labels = self.stages(floats)
         layers, ends = self.layers(images, floats)
         files = {
-            str(target): self.file_row(target, path, simulated, labels)
+            str(target): self.measured_file(target, path, simulated, labels)
             for target, path in paths.items()
         }
         found: dict[str, Any] = {
@@ -220,10 +220,18 @@ class Explainer:
     def file(self, target: Target) -> Path:
         """Return the network's file for a target; export it if the store has none."""
         return exported(
-            self.store, self.key, target, False, self.task.fresh, self.task.data.calibration
+            self.store,
+            self.key,
+            target,
+            False,
+            self.task.fresh,
+            self.task.data.calibration,
+            say=self.say,
         )
 
-    def file_row(self, target: Target, path: Path, simulated: Tree, labels: Tree) -> dict[str, Any]:
+    def measured_file(
+        self, target: Target, path: Path, simulated: Tree, labels: Tree
+    ) -> dict[str, Any]:
         """Return the metric of a file in its runtime, and on older processors."""
         self.say(f"{self.key}  {target}: {len(self.task.data.test)} images")
         return file_row(self.task, self.record, target, path, simulated, labels)

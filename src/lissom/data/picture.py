@@ -105,14 +105,14 @@ def in_eight_bits(picture: Picture) -> Picture:
     """
     from PIL import Image
 
+    sixteen = picture.mode.startswith("I;16") or (picture.mode, picture.format) == ("I", "PPM")
+    if sixteen:  # of gray, which Pillow would clip at 255
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode in ("F", "I"):
         raise ValueError(
             f"it has 32 bits for each pixel (mode {picture.mode}), whose range is unknown; expected "
             "8 or 16; scale the values to 0..255 and save them in 8 bits"
         )
-
-    if picture.mode.startswith("I;16"):  # 16 bits of gray, which Pillow would clip at 255
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     return picture.convert("RGBA") if "transparency" in picture.info else picture
 
 

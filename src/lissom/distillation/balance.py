@@ -28,10 +28,10 @@ class Balance:
     """Sum terms with weights that make the gradient of each a `share` of the first term's.
 
     weight of term i = share * norm of the first term's gradient / norm of term i's, over all
-    parameters of the student together. The first term has the weight 1. Norms are measured on the
-    first batch and every EVERY batches, on the first part of a batch that is computed in parts; each
-    is the mean of the new measurement and its previous value. A number in front of a term is its
-    weight.
+    parameters of the student together. The first term has the weight 1. Norms are measured before
+    the first update and every EVERY updates, on the first part of a batch that is computed in parts;
+    each is the mean of the new measurement and its previous value. A number in front of a term is
+    its weight.
     """
 
     def __init__(self, numbers: Sequence[float | None], share: float) -> None:

@@ -194,8 +194,9 @@ class Comparison:
             return loss(student, teacher, rows)
         rows = self.labels(loss, labels, student)
         known = (rows >= 0) & (rows < student.shape[1])
-        student, teacher = student[known], teacher[known]
-        return loss(student, teacher, rows[known]) if len(student) else student.sum()
+        if not bool(known.all()):  # a copy costs time
+            student, teacher, rows = student[known], teacher[known], rows[known]
+        return loss(student, teacher, rows) if len(student) else student.sum()
 
     def labels(self, loss: LogitLoss, labels: Tree, logits: Tensor) -> Tensor:
         """Return the labels of rows of logits (m classes) as whole numbers (m) in int64.

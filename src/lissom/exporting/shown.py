@@ -200,7 +200,7 @@ def is_float(inputs: Tree) -> bool:
     return isinstance(inputs, Tensor) and inputs.is_floating_point()
 
 
-def one_picture(
+def float_samples(
     target: object, model: nn.Module, shape: tuple[int, ...], example: Tree | None
 ) -> Tensor:
     """Return two samples (2 ...) in float32 on the CPU to export a network with: `example`, or zeros

@@ -114,7 +114,7 @@ class Sparsify(Learning):
             sums = squares()
             if self.on == "group":
                 return self.weight * stack([s.clamp_min(1e-12).sqrt().sum() for s in sums]).sum()
-            progress = grown.share(batch.share)
+            progress = grown.progress(batch.share)
             return self.weight * progress / 2 * stack([(s * lag(s)).sum() for s in sums]).sum()
 
         return price, lambda: cat([s.detach().sqrt().cpu() for s in squares()])
@@ -158,9 +158,9 @@ class Grown:
         self.steps = steps
         self.taken: float = 0
 
-    def share(self, part: float = 1.0) -> float:
-        """Advance by a part of an update and return the progress: the same for all its parts."""
-        self.taken = updates_after(self.taken, part)
+    def progress(self, share: float = 1.0) -> float:
+        """Advance by a share of an update and return the progress: the same for all its parts."""
+        self.taken = updates_after(self.taken, share)
         return min(1.0, math.ceil(self.taken) / self.steps)
 
     def memory(self) -> float:

@@ -30,14 +30,12 @@ def foldable(model: nn.Module, example: Tree) -> list[tuple[str, str]]:
     trace = traced(model, example)
     reads = trace.uses()
     transposed = ByTensor((op.outputs[0], op.args[0]) for op in trace.ops if op.name == "t")
-    weights = ByTensor[str]()  # output of a layer -> weight
-    outputs = ByTensor((output, True) for output in trace.returned.values())
+    weights = ByTensor[str]()  # output -> weight
     norms: list[tuple[Tensor, str]] = []  # input, running mean
     for op in trace.ops:
         if op.name in ("convolution", "addmm", "mm"):
             weight = op.args[1] if op.name == "convolution" else transposed.get(op.args[-1])
-            if op.outputs[0] in outputs:  # else code reads the weight, and not the layer's bias
-                weights[op.outputs[0]] = trace.names.get(weight, "")
+            weights[op.outputs[0]] = trace.names.get(weight, "")
         elif (
             "batch_norm" in op.name
             and op.args[3] is not None
@@ -45,7 +43,13 @@ def foldable(model: nn.Module, example: Tree) -> list[tuple[str, str]]:
         ):
             norms.append((op.args[0], trace.names.get(op.args[3], "")))
     runs = Counter([weight for _, weight in weights.items()] + [mean for _, mean in norms])
-    pairs = [(weights.get(read, ""), mean) for read, mean in norms if reads[read] == 1]
+    # of layers alone: code that only reads a weight would miss the bias that folding gives
+    outputs = ByTensor((output, True) for output in trace.returned.values())
+    pairs = [
+        (weights.get(read, ""), mean)
+        for read, mean in norms
+        if reads[read] == 1 and read in outputs
+    ]
     candidates = [
         (weight.rpartition(".")[0], mean.rpartition(".")[0])
         for weight, mean in pairs

@@ -30,11 +30,11 @@ def cross_entropy(inputs: Any, labels: Tensor | None, outputs: Any) -> Tensor:
             "give the task a loss of its own, or choose a method that needs weights alone, as l1"
         )
     return F.cross_entropy(
-        outputs, outputs.detach().argmax(1) if labels is None else classes(labels)
+        outputs, outputs.detach().argmax(1) if labels is None else as_classes(labels)
     )
 
 
-def classes(labels: Tensor) -> Tensor:
+def as_classes(labels: Tensor) -> Tensor:
     """Return labels as cross-entropy takes them: whole numbers in int64, shares of classes as they are."""
     return labels if labels.is_floating_point() else labels.long()
 

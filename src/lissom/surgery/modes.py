@@ -1,6 +1,9 @@
-"""Put a network into training or eval mode, faster than nn.Module does."""
+"""Put a network into training or eval mode, faster than nn.Module does, or for a while."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -32,3 +35,20 @@ def in_mode(model: nn.Module, training: bool = False) -> nn.Module:
             module.__dict__["training"] = training
         return model
     return model.train() if training else model.eval()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run a network in eval mode, then restore its modes and buffers."""
+    modes = {m: m.training for m in model.modules()}
+    buffers = [(b, b.clone()) for b in model.buffers()]
+    in_mode(model)
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            if module.training != mode:
+                module.training = mode
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)

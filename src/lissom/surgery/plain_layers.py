@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from ..trees import Tree, called, first, tensors_in
 from .calls import Calls, calls_of
 from .computed_weights import computed_by, free_of_hooks
 from .layers import BY_NAME, COMPRESSED, SAME, WEIGHTED, CompressedLayer, same_pads, torch_class
-from .modes import in_mode
+from .modes import evaluating
 from .small import smaller
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def make_plain(model: nn.Module, example: Tree) -> PlainLayers:
     for name, layer in layers.items():
         word = type(layer).__name__
         try:
-            with bare(layer):
+            with evaluating(layer):
                 plain = plain_of(layer, inputs[name])
             if shares(model, layer):
                 raise NotPlain("whose weight is computed of a parameter that another layer has too")
@@ -169,25 +169,8 @@ def outputs_of(model: nn.Module, example: Tree) -> list[Tensor]:
 
     Its mode and buffers are restored.
     """
-    with bare(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         return [t.clone() for t in tensors_in(called(model, first(example, 1)))]
-
-
-@contextmanager
-def bare(model: nn.Module) -> Iterator[None]:
-    """Run a network in eval mode, then restore its modes and buffers."""
-    modes = {m: m.training for m in model.modules()}
-    buffers = [(b, b.clone()) for b in model.buffers()]
-    in_mode(model)
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            if module.training != mode:
-                module.training = mode
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
 
 
 def plain_of(layer: nn.Module, inputs: list[list[Any]]) -> Plain:
@@ -267,7 +250,8 @@ def become_plain(
     Whatever computed them is removed. A tensor that is a parameter stays that parameter, for layers
     that share it.
     """
-    learns = any(p.requires_grad for p in layer.parameters())
+    own = [p.requires_grad for p in layer.parameters()]
+    learns = any(own) or not own
     free_of_hooks(layer)
     for name in ("weight", "bias"):
         layer.__dict__.pop(name, None)

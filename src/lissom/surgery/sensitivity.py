@@ -21,7 +21,7 @@ LEAST = 1e-6
 
 
 @contextmanager
-def learned(weights: Iterable[Tensor]) -> Iterator[None]:
+def gradients_by(weights: Iterable[Tensor]) -> Iterator[None]:
     """Compute gradients within this context, also by weights that are frozen."""
     frozen = [weight for weight in weights if not weight.requires_grad]
     for weight in frozen:
@@ -51,7 +51,7 @@ def squared_gradients(
     loss = loss_of(model, ctx)
     count = 0
     model.eval()
-    with learned(weights.values()):
+    with gradients_by(weights.values()):
         for samples, labels in batches:
             for k in range(length(samples)):
                 single = sample(samples, k)

@@ -63,12 +63,12 @@ class Executorch(Target):
 
         from ..exporting.floats import round_in_floats
         from ..exporting.lowered import by_operator
-        from ..exporting.shown import one_picture
+        from ..exporting.shown import float_samples
         from ..exporting.xnnpack import in_integers
         from ..surgery.layers import bake_transforms
         from ..surgery.quantization.network import QuantizedNetwork
 
-        shown = one_picture(self, model, shape, example)
+        shown = float_samples(self, model, shape, example)
         model = copy.deepcopy(model).cpu().float().eval()
         for layer in list(model.modules()):
             if isinstance(layer, QuantizedNetwork) and not in_integers(layer):

@@ -128,9 +128,9 @@ class Mnn(Target):
         from ..exporting.onnx.capped import relu_by_max
         from ..exporting.onnx.export import export_onnx
         from ..exporting.onnx.pooling import pool_by_window
-        from ..exporting.shown import one_picture
+        from ..exporting.shown import float_samples
 
-        shape = tuple(one_picture(self, model, shape, example).shape[1:])
+        shape = tuple(float_samples(self, model, shape, example).shape[1:])
         if self.activations and images is None:
             raise LissomError(
                 f"{self}: MNN's quantizer has to see training images and none were given; 'lissom run' with "

@@ -75,9 +75,9 @@ class Ncnn(Target):
 
         from ..exporting.isolated import output_shape, run_isolated, smoke_test
         from ..exporting.onnx.export import export_onnx
-        from ..exporting.shown import one_picture
+        from ..exporting.shown import float_samples
 
-        shape = tuple(one_picture(self, model, shape, example).shape[1:])
+        shape = tuple(float_samples(self, model, shape, example).shape[1:])
         spec = find_spec("pnnx")
         assert spec is not None and spec.origin is not None
         with temporary() as scratch:

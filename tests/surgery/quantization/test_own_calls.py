@@ -90,3 +90,56 @@ def test_a_layer_without_weights_stays() -> None:
         changed, said = quantized(model, recipe)
         assert changed(torch.randn(2, 3, 8, 8)).shape == (2, 0)
         assert "it has no weights (3)" in said
+
+
+def test_a_layer_whose_forward_is_called_directly_is_rounded() -> None:
+    model = Called(lambda m, x: m.c(F.relu(m.b.forward(x))))
+    changed, said = quantized(model, "quantize(2, 32, first=2, last=2)")
+    assert not said
+    assert "forward" not in vars(model.b) and "forward" not in vars(
+        changed.get_submodule("network.b")
+    )
+    assert changed.get_submodule("network.b").rounding is not None
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda m, x: m.norm(m.b(F.relu(m.b(x)))),
+        lambda m, x: m.norm(m.b(x)) + F.conv2d(x, m.b.weight, padding=1),
+    ],
+)
+def test_a_norm_after_one_of_two_uses_of_a_layer_stays(
+    use: Callable[[Called, Tensor], Tensor],
+) -> None:
+    model = Called(use)
+    model.b = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+    model.norm = nn.BatchNorm2d(8)
+    nn.init.uniform_(model.norm.weight, 0.5, 2)
+    model.eval()
+    x = torch.randn(4, 3, 8, 8)
+    changed, _ = quantized(model, "fold")
+    assert (changed(x) - model(x)).abs().max() < 1e-5
+
+
+def test_attention_that_no_sample_reaches_stays_float() -> None:
+    class Rare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 16, 3)
+            self.norm = nn.LayerNorm(16)
+            self.at = nn.Linear(16, 16)
+            self.out = nn.Linear(16, 4)
+            self.register_buffer("least", torch.tensor(1e3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = F.relu(self.stem(x)).flatten(2).transpose(1, 2)
+            found = rows[rows.mean((1, 2)) > self.least]
+            tokens = self.at(self.norm(found))
+            return self.out(F.scaled_dot_product_attention(tokens, tokens, found)).mean(1)
+
+    torch.manual_seed(0)
+    model = Rare().eval()
+    for recipe in ("quantize(8)", "quantize(8, smooth=False)", "equalize"):
+        changed, _ = quantized(model, recipe)
+        assert changed(torch.randn(4, 3, 8, 8)).shape == (0, 4)

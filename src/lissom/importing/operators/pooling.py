@@ -29,8 +29,8 @@ def max_pool(op: Op) -> Any:
     axes = pooled_axes(op)
     window = window_of(op, op.get("kernel_shape", [1] * axes), x)
     padding = window.before
-    halves = all(2 * pad <= size for pad, size in zip(padding, window.kernel, strict=True))
-    if not (window.even and halves):
+    at_most_half = all(2 * pad <= size for pad, size in zip(padding, window.kernel, strict=True))
+    if not (window.even and at_most_half):
         x = window.padded(op, x, float("-inf"))
         padding = [0] * axes
     return op.call(
@@ -57,8 +57,10 @@ def average_pool(op: Op) -> Any:
     settings = {"ceil_mode": bool(op.get("ceil_mode", 0))}
     count = bool(op.get("count_include_pad", 0))
     sizes = (tuple(window.kernel), tuple(window.strides))
-    halves = all(2 * pad <= size for pad, size in zip(window.before, window.kernel, strict=True))
-    if window.even and halves:
+    at_most_half = all(
+        2 * pad <= size for pad, size in zip(window.before, window.kernel, strict=True)
+    )
+    if window.even and at_most_half:
         counted = {} if not any(window.before) else {"count_include_pad": count}
         return op.call(pool, x, *sizes, tuple(window.before), **settings, **counted)
     mean = op.call(pool, window.padded(op, x), *sizes, **settings)

@@ -106,8 +106,9 @@ class Evidence:
 
         def seen(name: str, layer: nn.Module, out: Tensor) -> None:
             axis = channel_axis(layer, out)
-            sizes = out.detach().float().abs().movedim(axis, 0)
-            means.setdefault(name, []).append(sizes.reshape(len(sizes), -1).mean(1).cpu())
+            others = [other for other in range(out.ndim) if other != axis]
+            sizes = out.detach().float().abs()
+            means.setdefault(name, []).append((sizes.mean(others) if others else sizes).cpu())
 
         sums: dict[str, Tensor] = {}
         counts: dict[str, int] = {}

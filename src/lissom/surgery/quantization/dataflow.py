@@ -75,6 +75,9 @@ class DataFlow:
             sites={name: owner for name, owner in self.sites.items() if owner not in floats},
             sums=[{site for site in tied if site not in floats} for tied in self.sums],
             readers={site: by for site, by in self.readers.items() if site not in floats},
+            joined={site: parts for site, parts in self.joined.items() if site not in floats},
+            operands={site for site in self.operands if site not in floats},
+            probabilities={site for site in self.probabilities if site not in floats},
         )
 
     @property

@@ -239,10 +239,14 @@ def only_space(input: Tensor, pad: Any, mode: str = "constant", value: float | N
 
 
 def owners(labels: Tensor, axis: int) -> Tensor | None:
-    """Return the label of each channel (in) along `axis`; None if a channel has several labels."""
+    """Return the label of each channel (in) along `axis`; None if a channel has several labels,
+    or none.
+    """
     if labels.ndim < -axis:
         return None
     rows = labels.movedim(axis, -1).flatten(0, -2) if labels.ndim > 1 else labels[None]
+    if not len(rows):  # nothing ran, as of a detector that found nothing
+        return None
     return rows[0].clone() if torch.equal(rows, rows[:1].expand_as(rows)) else None
 
 

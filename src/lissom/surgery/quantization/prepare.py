@@ -66,21 +66,24 @@ def why_float(model: nn.Module, layer: nn.Module, *, called: bool) -> str | None
     """Return why a layer of a kind that can be rounded stays float; None if it need not."""
     if not layer._parameters["weight"].numel():  # type: ignore[union-attr]
         return "it has no weights"
+    is_table = isinstance(layer, nn.Embedding)
+    if called and not is_table:
+        return None
     owners = (
         name
         for name, other in model.named_modules()
         if other is not layer and other._parameters.get("weight") is layer.weight
     )
     other = next(owners, None)
-    if isinstance(layer, nn.Embedding):
+    if is_table:
         if other is not None:
             return f"its weight is that of {other} as well"
         if layer.max_norm is not None:
             return "max_norm changes its rows whenever they are looked up"
         if layer.sparse:
             return "its gradient is sparse, which that of rounded rows is not"
-    if called:
-        return None
+        if called:
+            return None
     if other is not None:
         return f"its weight is that of {other} as well"
     return "it is not called as a layer"

@@ -25,7 +25,7 @@ def reached_flow(
     layers = sorted(layer for layer, read in wires.sources.items() if read & empty)
     if layers:
         ctx.notes.append(
-            f"{ctx.where}: no calibration sample reaches the inputs of {counted(len(layers), 'layer')}, "
-            f"which stay float ({listed(layers)}); other images may"
+            f"{ctx.where}: no calibration sample reaches an input of {counted(len(layers), 'layer')} "
+            f"({listed(layers)}), whose inputs stay float; other images may"
         )
     return wires.without(empty), layers
