@@ -220,3 +220,8 @@ def handed(model: Callable[..., Tree], inputs: Tree) -> Tree:
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, (list, tuple)) else model(inputs)
+
+
+def largest_difference(outputs: Tree, others: Tree) -> float:
+    """Return the largest difference between two sets of outputs."""
+    return float((values_in(outputs) - values_in(others)).abs().max())

@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 from records import record
 
+from lissom.bench.machine import machine, machine_text
 from lissom.report.comparison import compared, print_compared
 from lissom.report.explanation import file_text
 from lissom.report.page import with_references
 from lissom.report.rows import csv_of, drifts, over_seeds, rows_of
 from lissom.report.table import cell, code_cell, markdown, print_record, print_records
+from lissom.running.measure import tell_elsewhere
 from lissom.running.measurement_notes import medians
 from lissom.store.store import Store
 
@@ -57,6 +59,22 @@ def test_a_seed_without_a_score_leaves_no_mean() -> None:
         rows_of([record("a", 0, None, {"torch": None}), record("a", 1, 0.5, {"torch": 0.5})])
     )
     assert row["metric"] is None and row["spread"] is None and row["ms"] == 2.5
+
+
+def test_latencies_with_other_numbers_of_threads_are_not_one_row() -> None:
+    one = record("a", 0, 0.9, {"onnxruntime": 0.5})
+    eight = record("a", 1, 0.9, {"onnxruntime": 0.5})
+    eight["targets"]["onnxruntime"]["threads"] = 8
+    rows = over_seeds(rows_of([one, eight]))
+    assert [row["seeds"] for row in rows] in ([[0], [1]], [[1], [0]])
+    assert {row["machine"].endswith(", with 8 threads") for row in rows} == {True, False}
+
+
+def test_measurements_of_another_machine_are_told() -> None:
+    said: list[str] = []
+    here = machine_text(machine())
+    tell_elsewhere("k", [{"machine": "Z80, 1 cores"}, {"machine": here}, {}], said.append)
+    assert len(said) == 1 and "kept as measured on Z80" in said[0] and here in said[0]
 
 
 def test_markdown_has_a_row_for_each_and_keeps_its_columns() -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from lissom import Data, LissomError, Store, Task, run
+from lissom.commands.store import verified
 from lissom.running.expected import chance_note, expected_in
+from lissom.store.manifest import LATER
 
 
 def test_what_is_expected_is_a_gate_of_the_uncompressed_network(tmp_path: Path) -> None:
@@ -84,3 +86,35 @@ def test_a_metric_has_no_name_of_something_else_that_is_measured(tmp_path: Path)
     task.metrics = {"agreement": lambda outputs, _: float(len(outputs) > 0)}
     with pytest.raises(LissomError, match="its metric 'agreement' has the name of something else"):
         run("train(1)", task, tmp_path / "store")
+
+
+@pytest.mark.parametrize("sealed", ["gates", ""])
+def test_what_is_expected_of_an_entry_of_somebody_else_leaves_it_as_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sealed: str
+) -> None:
+    later = [name for name in LATER if name != sealed]  # earlier versions sealed the gates
+    monkeypatch.setattr("lissom.store.manifest.LATER", later)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "one"))
+    task = Task.of("resnet8", Data.of("digits", size=(8, 8)))
+    store = Store(tmp_path / "store")
+    (first,) = run("train(1)", task, store)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "two"))
+    run("train(1)", task, store, expect="top1=0")
+    assert verified(store)["wrong"] == []
+    named = [gate["name"] for gate in store.record(first["key"])["gates"]]
+    assert ("reaches top1 0" in named) == (sealed == "")
+
+
+def test_a_clock_that_goes_back_leaves_a_record_that_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = Task.of("resnet8", Data.of("digits", size=(8, 8)))
+    now = [1.8e9]
+
+    def back() -> float:
+        now[0] -= 3600
+        return now[0]
+
+    monkeypatch.setattr("lissom.running.execute.time.time", back)
+    (record,) = run("train(1)", task, tmp_path / "store")
+    assert record["seconds"] >= 0

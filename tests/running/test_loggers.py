@@ -41,6 +41,31 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> Any:
     return pytest.importorskip("mlflow", reason="lissom[mlflow] is not installed")
 
 
+def test_networks_that_workers_make_are_logged_as_well(tmp_path: Path) -> None:
+    """By a logger of this process: the workers have none."""
+    written: list[tuple[str, int]] = []
+
+    class Noting(Logger):
+        module = "json"
+        extra = "noting"
+
+        def open(self, place: str) -> None: ...
+
+        def write(self, key: str, numbers: Any, texts: Any, epoch: int) -> None:
+            written.append((key, epoch))
+
+    LOGGERS["noting"] = Noting
+    try:
+        task = Task.of("resnet8", lissom.Data.of("digits", size=(8, 8)))
+        (record,) = lissom.run(
+            "train(2) | quantize(8, samples=64)", task, tmp_path / "store", log="noting", workers=1
+        )
+    finally:
+        del LOGGERS["noting"]
+    trained = [epoch for key, epoch in written if key == record["before"]]
+    assert trained == [1, 2, 2] and record["key"] in dict(written)
+
+
 def test_tensorboard_has_each_epoch_and_the_metrics(tensorboard: Any, tmp_path: Path) -> None:
     record, store = run(tmp_path, f"tensorboard:{tmp_path / 'runs'}")
     for key in (record["before"], record["key"]):

@@ -149,3 +149,11 @@ def test_networks_are_the_same(two: Store, url: str, tmp_path: Path) -> None:
     loaded = load_key(KEY, Store(tmp_path / "other"))
     for name, value in network().state_dict().items():
         assert loaded.state_dict()[name].equal(value)
+
+
+def test_an_entry_that_is_a_link_is_left_out_and_told(two: Store, url: str, tmp_path: Path) -> None:
+    two.folder(OTHER).rename(tmp_path / "elsewhere")
+    (two.root / OTHER).symlink_to(tmp_path / "elsewhere")
+    said: list[str] = []
+    assert push(two, url, said.append) == [KEY]
+    assert len(said) == 1 and "a folder that is no link" in said[0]

@@ -20,9 +20,11 @@ from hypothesis import strategies as some
 
 from lissom import LissomError, Store
 from lissom.cli.main import main
+from lissom.commands.store import store_rows
 from lissom.report.comparison import compared, print_compared
 from lissom.report.page import write_report
-from lissom.report.table import print_record, print_records
+from lissom.report.table import print_record, print_records, print_store
+from lissom.report.zeros import zeros_of
 from lissom.store.record import (
     SCHEMA,
     Measurement,
@@ -535,3 +537,50 @@ def test_what_is_finished_is_shown_without_torch(
         timeout=60,
     )
     assert (child.returncode, child.stderr.strip()) == (0, "[]")
+
+
+def test_samples_may_be_as_long_as_sound_is(store: Store) -> None:
+    seconds = {"shape": [1, 160_000], "dtype": "float32", "low": -1, "high": 1}
+    task = {**RECORD["task"], "shape": [1, 160_000], "inputs": [seconds]}
+    put(store, KEY, {**RECORD, "task": task})
+    assert store.record(KEY)["task"]["shape"] == [1, 160_000]
+    put(store, KEY, {**RECORD, "task": {**task, "shape": [1, 2**31 + 1]}})
+    with pytest.raises(LissomError, match=r"task\.shape"):
+        store.record(KEY)
+
+
+@pytest.mark.parametrize("form", ["table", "markdown", "csv"])
+def test_codes_of_a_terminal_are_shown_and_not_obeyed(
+    store: Store, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = "x\x1b]0;title\x07\x1b[2Jy"
+    task = {**RECORD["task"], "model": odd, "data": odd, "kind": odd, "notes": [odd]}
+    target = {**RECORD["targets"]["onnxruntime"], "machine": odd, "fused": odd, "notes": [odd]}
+    gates = [{**RECORD["gates"][0], "name": odd}]
+    more = {"recipe": odd, "task": task, "notes": [odd, "one\nnote: two"], "gates": gates}
+    put(store, KEY, {**RECORD, **more, "targets": {odd: target}, "facts": {}})
+    found = store.record(KEY)
+    print_record(found, store)
+    print_records([found, store.record("bbbbbbbbbbbb")], form)
+    print_store([{**row, "recipe": odd} for row in store_rows(store, print)])
+    said = capsys.readouterr().out
+    assert "\x1b" not in said and "\x07" not in said
+    assert said.count("x\\x1b]0;title\\x07\\x1b[2Jy") >= 8
+    assert "note: one note: two" in said
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"masked": [{"name": "a", "weights": 4, "zeros": 2, "sparsity": 0.5}]},
+        {"masked": 3},
+        {"masked": [{}], "sparsity": {}},
+    ],
+)
+def test_a_mask_of_which_facts_are_missing_is_not_shown(
+    store: Store, facts: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(store, KEY, {**RECORD, "facts": facts})
+    print_record(store.record(KEY), store)
+    assert "are zero" not in capsys.readouterr().out
+    assert zeros_of(store.record(KEY), store) is None

@@ -25,6 +25,8 @@ from lissom.cli.main import main
 from lissom.commands.store import trusted, verified
 from lissom.models import factory
 from lissom.running.entries import load_key
+from lissom.store.elsewhere import local_files
+from lissom.store.manifest import manifest, seal, wrong
 from lissom.store.signing import key_path, user_key
 
 __all__ = ["home", "own"]  # fixtures
@@ -314,3 +316,55 @@ def test_a_pipe_in_the_place_of_a_record_does_not_hang(own: Store) -> None:
     os.mkfifo(own.folder(KEY) / "record.json")
     with pytest.raises(LissomError, match="expected a regular file"):
         own.record(KEY)
+
+
+def test_one_entry_that_is_a_link_hides_no_other(
+    own: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(own.folder(KEY), tmp_path / "elsewhere")
+    os.symlink(tmp_path / "elsewhere", own.root / OTHER)
+    found = verified(own)
+    assert found["wrong"] == [] and any("a folder that is no link" in n for n in found["notes"])
+    said: list[str] = []
+    assert trusted(own, said.append)["signed"] == 1
+    assert len(said) == 1 and "a folder that is no link" in said[0]
+    with pytest.raises(SystemExit) as ended:
+        main(["store", "--verify", "--store", str(own.root)])
+    assert ended.value.code == 0 and OTHER in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name", ["/dev/zero", "../../config", "..", "", ".hidden", "a/../../b", "a\\b", "deep/file"]
+)
+def test_a_manifest_names_plain_files_alone(own: Store, name: str) -> None:
+    folder = own.folder(KEY)
+    changed(folder, "manifest.json", lambda m: m["files"].update({name: "0" * 64}))
+    assert manifest(folder, KEY) is None
+    assert "no checksums that can be read" in verified(own)["notes"][0]
+
+
+@pytest.mark.parametrize("digest", ["", "0" * 63, "G" * 64])
+def test_a_manifest_has_whole_checksums(own: Store, digest: str) -> None:
+    changed(own.folder(KEY), "manifest.json", lambda m: m["files"].update(other=digest))
+    assert manifest(own.folder(KEY), KEY) is None
+
+
+@pytest.mark.parametrize("part", [{}, {"fields": ["key"]}, {"fields": 3, "sha256": ""}, None])
+def test_a_manifest_without_the_sum_of_its_record_is_none(own: Store, part: object) -> None:
+    changed(own.folder(KEY), "manifest.json", lambda m: m.update(record=part))
+    assert manifest(own.folder(KEY), KEY) is None and verified(own)["wrong"] == []
+
+
+def test_pipes_and_links_are_not_opened(own: Store, tmp_path: Path) -> None:
+    folder = own.folder(KEY)
+    os.mkfifo(folder / "pipe")
+    (tmp_path / "secret").write_text("secret")
+    os.symlink(tmp_path / "secret", folder / "link")
+    seal(folder, KEY)
+    assert not {"pipe", "link"} & {*json.loads((folder / "manifest.json").read_text())["files"]}
+    assert not {"pipe", "link"} & {*local_files(folder)}
+    for name in ("pipe", "link"):
+        changed(folder, "manifest.json", lambda m, name=name: m["files"].update({name: "0" * 64}))  # type: ignore[misc]
+        sealed = manifest(folder, KEY)
+        assert sealed is not None and wrong(folder, sealed) == name
+        seal(folder, KEY)

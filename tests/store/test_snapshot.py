@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -418,3 +419,43 @@ def test_a_class_of_other_layers_is_one_line(layer: str, kind: str, tmp_path: Pa
     (tmp_path / "structure.json").write_text(json.dumps(said), encoding="utf-8")
     with pytest.raises(LissomError, match=f"cannot become a {kind}"):
         restore(Attending, tmp_path)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyboardInterrupt()])
+def test_a_save_that_fails_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    saved(tmp_path)
+    before = contents(tmp_path)
+
+    def full(_: object, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises((LissomError, KeyboardInterrupt)):
+        lissom.save(small_net(), tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_a_structure_is_never_beside_other_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path)
+    before = contents(tmp_path)
+    real = os.replace
+
+    def refused(old: Path, new: Path) -> None:
+        if new == tmp_path / "model.safetensors":
+            assert not (tmp_path / "structure.json").exists()
+            raise OSError("it is open elsewhere")
+        real(old, new)
+
+    monkeypatch.setattr("os.replace", refused)
+    with pytest.raises(LissomError, match=r"cannot be written .it is open elsewhere"):
+        lissom.save(small_net(), tmp_path)
+    assert contents(tmp_path) == before

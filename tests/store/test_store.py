@@ -16,9 +16,10 @@ import psutil
 import pytest
 
 from lissom import LissomError, Store
-from lissom.commands.store import store_rows, unreached
+from lissom.commands.store import done, store_rows, unreached
 from lissom.store.checks import write_json
-from lissom.store.store import merged
+from lissom.store.manifest import seal
+from lissom.store.store import updated
 from lissom.system.scratch import machine_mark, scratch, temporary, written
 
 NUMBERS: dict[str, Any] = {
@@ -328,8 +329,11 @@ def test_measurements_of_processes_that_write_together_are_all_kept(
     code = """
 while not (store.root / "go").exists():
     time.sleep(0.001)
-for n in range(100):
-    store.update("key", {"inspection": {f"{words[0]}{n}": {"ms": n}}, "last": words[0]})
+for n in range(50):
+    ms = {"median": n + 1, "low": 1, "high": 2}
+    found = {"artefact": "artefacts/a/b", "latency_ms": ms, "float_latency_ms": ms}
+    found |= {"size_bytes": 1, "float_size_bytes": 1}
+    store.update("key", {"targets": {f"{words[0]}{n}": found}, "last": words[0]})
 """
     children = [process(code, tmp_path, name) for name in ("a", "b", "c")]
     time.sleep(0.5)
@@ -337,7 +341,7 @@ for n in range(100):
     for child in children:
         finished(child)
     record = store.record("key")
-    assert set(record["inspection"]) == {f"{name}{n}" for name in "abc" for n in range(100)}
+    assert set(record["targets"]) == {f"{name}{n}" for name in "abc" for n in range(50)}
     assert record["last"] in ("a", "b", "c") and record["seed"] == 0
     assert {p.name for p in store.folder("key").iterdir()} == {"record.json", "manifest.json"}
 
@@ -357,22 +361,28 @@ def test_a_record_read_while_it_is_written_is_whole(tmp_path: Path, process: Sta
 
 def test_update_returns_what_it_wrote_and_needs_an_entry(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    entry(store, "key", inspection={})
+    entry(store, "key", inspection={"groups": 3})
     found = store.update("key", {"inspection": {"torch": {"ms": 2}}})
     assert found == store.record("key") and found["inspection"] == {"torch": {"ms": 2}}
     with pytest.raises(LissomError, match="the record of gone cannot be read"):
         store.update("gone", {})
 
 
-def test_merging_lays_dictionaries_into_each_other_and_replaces_the_rest() -> None:
-    old = {"a": {"x": 1, "y": {"z": 1}}, "b": [1], "c": 1}
-    assert merged(old, {"a": {"y": {"w": 2}}, "b": [2], "c": {"d": 1}, "e": 5}) == {
-        "a": {"x": 1, "y": {"z": 1, "w": 2}},
-        "b": [2],
-        "c": {"d": 1},
-        "e": 5,
+def test_what_is_measured_again_replaces_all_of_what_was_measured_before() -> None:
+    old = {
+        "targets": {"torch": {"ms": 1, "layers_ms": {"a": 1}}, "mnn": {"ms": 2}},
+        "explanation": {"stages": 1},
+        "seed": 1,
     }
-    assert old == {"a": {"x": 1, "y": {"z": 1}}, "b": [1], "c": 1}
+    new = {"targets": {"torch": {"ms": 3}, "ncnn": {}}, "explanation": {"ends": 2}, "last": 5}
+    assert updated(old, new) == {
+        "targets": {"torch": {"ms": 3}, "mnn": {"ms": 2}, "ncnn": {}},
+        "explanation": {"ends": 2},
+        "seed": 1,
+        "last": 5,
+    }
+    assert old["targets"]["torch"] == {"ms": 1, "layers_ms": {"a": 1}} and "last" not in old
+    assert updated({}, {"targets": {"torch": {}}}) == {"targets": {"torch": {}}}
 
 
 # what is kept
@@ -546,3 +556,92 @@ with temporary():
     with temporary() as own:
         Store(tmp_path).sweep()
         assert list((tmp_path / "temp").iterdir()) == [own]
+
+
+# full disks, locks of others, records that cannot be read
+
+
+def test_a_manifest_is_written_whole_or_the_one_before_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    entry(store, "key")
+    before = (store.folder("key") / "manifest.json").read_bytes()
+    real = Path.write_text
+
+    def full(path: Path, text: str, encoding: str | None = None) -> int:
+        real(path, text[:3], encoding=encoding)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(LissomError, match=r"manifest\.json cannot be written .*No space left"):
+        seal(store.folder("key"), "key")
+    assert (store.folder("key") / "manifest.json").read_bytes() == before
+    assert len(list(store.folder("key").iterdir())) == 2
+
+
+def test_a_lock_that_cannot_be_taken_is_one_line(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    entry(store, "key")
+    for name in ("key", ".prune", "left"):
+        (tmp_path / ".locks" / name).mkdir()  # as a file of another user, which root could open
+    store.unfinished("left")
+    said = r"lock .*key cannot be taken .*--store names another folder"
+    for use in (store.lock, store.free):
+        with pytest.raises(LissomError, match=said), use("key"):
+            pass
+    with pytest.raises(LissomError, match="cannot be taken"), store.needed(["key"]):
+        pass
+    store.sweep(parts=0)
+    assert (tmp_path / ".part-left").is_dir()
+
+
+def broken(store: Store, key: str, **change: Any) -> None:
+    path = store.folder(key) / "record.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+
+
+@pytest.mark.parametrize("change", [{"schema": 99}, {"params": "many"}, {"scores": None}])
+def test_what_a_finished_recipe_needs_stays_if_a_record_on_the_way_cannot_be_read(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    store = Store(tmp_path)
+    family(store)
+    broken(store, "pruned", **change)
+    assert set(unreached(store, [])) == {"other", "lost", "alone"}
+    assert set(unreached(store, ["done"])) == {"other", "lost", "alone"}
+    broken(store, "done", **change)
+    assert set(unreached(store, [])) == {"other", "lost", "alone"}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"before": null}', '{"before": 3, "float": {}}'])
+def test_nothing_is_deleted_if_nobody_knows_what_a_network_was_made_from(
+    tmp_path: Path, text: str
+) -> None:
+    store = Store(tmp_path)
+    family(store)
+    (store.folder("pruned") / "record.json").write_text(text)
+    with pytest.raises(LissomError, match=r"nothing was deleted.* lissom store --remove pruned"):
+        unreached(store, [])
+
+
+def prune(store: Store, *, yes: bool = False, answer: bool = False) -> None:
+    nothing: dict[str, Any] = {"keep": [], "remove": [], "push_to": "", "pull_from": ""}
+    words = {**nothing, "prune": True, "verify": False, "trust": False, "quiet": False}
+    done(store, yes=yes, ask=lambda _: answer, say=lambda _: None, **words)
+
+
+def test_what_killed_processes_left_goes_if_there_is_nothing_else_to_delete(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    entry(store, "key", finished=True)
+    store.unfinished("left")
+    prune(store)
+    assert names(store) == {"key", ".locks"}
+    entry(store, "lost")
+    store.unfinished("left")
+    prune(store)
+    assert names(store) == {"key", "lost", ".part-left", ".locks"}, "the user said no"
+    prune(store, answer=True)
+    assert names(store) == {"key", ".locks"}
+    prune(Store(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()

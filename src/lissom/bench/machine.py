@@ -68,10 +68,16 @@ def machine_text(facts: Mapping[str, Any]) -> str:
 
 
 def measured_on(record: dict[str, Any], found: dict[str, Any]) -> str:
-    """Return the machine on which a target of a record was measured. Records of earlier versions do
-    not say; there it is the machine that made the network.
+    """Return the machine on which a target of a record was measured, and the number of threads if
+    there were several: only latencies with equal ones are compared. Records of earlier versions
+    name no machine; there it is the one that made the network.
+
+    >>> measured_on({}, {"machine": "AMD EPYC 9B14, 4 cores", "threads": 4})
+    'AMD EPYC 9B14, 4 cores, with 4 threads'
     """
-    return found.get("machine") or machine_text(record["machine"])
+    threads = found.get("threads", 1)
+    several = "" if threads == 1 else f", with {threads or 'all'} threads"
+    return (found.get("machine") or machine_text(record["machine"])) + several
 
 
 def processor() -> tuple[str, set[str]]:

@@ -71,11 +71,7 @@ def run(
     wanted = targets_of(to)
     numbers = seeds_of(seeds)
     crew = workers_of(workers, worker_threads)
-    if crew and (processes > 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1):
-        raise LissomError(
-            "--workers, --processes: networks are made side by side, or one by several, which torchrun "
-            "does too; use one of them"
-        )
+    check_alone(crew, processes)
     check_teacher(space, teacher)
     from ..store.store import Store
 
@@ -132,6 +128,15 @@ def run(
         print_records(records, form)
     if failed:
         raise failed
+
+
+def check_alone(crew: int | str, processes: int) -> None:
+    """Raise LissomError if workers and processes that learn together are both asked for."""
+    if crew and (processes > 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1):
+        raise LissomError(
+            "--workers, --processes: networks are made side by side, or one by several, which torchrun "
+            "does too; use one of them"
+        )
 
 
 def check_teacher(recipes: Iterable[Recipe], teacher: str | None) -> None:

@@ -14,7 +14,7 @@ from ..errors import LissomError, counted
 from ..report.table import print_store
 from ..store.checks import many_read
 from ..store.elsewhere import pull, push
-from ..store.manifest import code_in, manifest, own_record, seal, wrong
+from ..store.manifest import code_in, manifest, own_record, record_in, seal, wrong
 from ..store.pictures import PICTURES
 from ..store.record import remedy
 from ..store.signing import key_path, user_key
@@ -96,9 +96,11 @@ def done(
         if gone and not yes and not quiet:
             print_store([row for row in rows if row["key"] in gone])
             yes = ask(f"Delete these {len(gone)}?")
-        if yes:
+        if gone and yes:
             gone = pruned(store, gone, keep)
             rows = [row for row in rows if row["key"] not in gone]
+        elif not gone:  # nothing needs asking
+            store.sweep(parts=0)
     if not quiet:
         print_store(rows)
     return rows
@@ -133,22 +135,43 @@ def unreached(store: Store, keep: Sequence[str]) -> list[str]:
     does.
 
     Entries that running processes need are never returned. Entries that cannot be read are left to
-    `--remove`.
+    `--remove`, with all that they were made from. Raises LissomError if that is unknown.
     """
     with many_read():
         records = {
             key: (record["before"], record["float"]["key"], record["finished"])
             for key, record in store.records(lambda _: None)
         }
+    unread = {key: made_from_raw(store, key) for key in store if key not in records}
+    made_from = {key: (before, source) for key, (before, source, _) in records.items()} | unread
     reached: set[str] = set()
-    left = [*keep] or [key for key, (_, _, finished) in records.items() if finished]
+    left = [*keep] or [*unread, *(key for key, (_, _, finished) in records.items() if finished)]
     left += store.running()
     while left:
         key = left.pop()
-        if key in records and key not in reached:
+        if key in made_from and key not in reached:
             reached.add(key)
-            left += records[key][:2]
+            left += [other for other in made_from[key] if other is not None]
     return [key for key in records if key not in reached]
+
+
+def made_from_raw(store: Store, key: str) -> tuple[str | None, str | None]:
+    """Return the entries that one was made from if its record is damaged or of a newer lissom.
+    Raises LissomError if the record does not say so.
+    """
+    folder = store.root / key  # which may be a link
+    record = record_in(folder)
+    before, float_of = record.get("before", 0), record.get("float")
+    source = float_of.get("key") if isinstance(float_of, dict) else None
+    if not isinstance(before, str | None) or not isinstance(source, str):
+        if key not in store:  # removed meanwhile
+            return None, None
+        cure = f"delete the link {folder}" if folder.is_symlink() else remedy(folder)
+        raise LissomError(
+            f"store: nothing was deleted, since the record of {key} does not say what it was made "
+            f"from; {cure}"
+        )
+    return before, source
 
 
 def pruned(store: Store, keys: Iterable[str], keep: Sequence[str]) -> list[str]:
@@ -194,10 +217,9 @@ def verified(store: Store) -> dict[str, Any]:
     and `notes` on those that have no checksums or are not signed by this user.
     """
     wrongs = []
-    notes = []
+    notes: list[str] = []
     artefacts = 0
-    for key in store:
-        folder = store.folder(key)
+    for key, folder in store.folders(notes.append):
         exported = store.artefacts(key)
         artefacts += len(exported)
         places = [
@@ -242,8 +264,7 @@ def trusted(store: Store, say: Say) -> dict[str, Any]:
         raise LissomError(f"store: {key_path()} cannot be written, so nothing can be signed")
     named = Counter[str]()
     signed = 0
-    for key in store:
-        folder = store.folder(key)
+    for key, folder in store.folders(say):
         sealed = manifest(folder, key)
         try:
             with store.lock(f"{key}.record"):

@@ -17,7 +17,7 @@ from ..errors import counted
 from ..language.amounts import count_text, size_text
 from ..store.store import Store
 from .rows import TASK, Row, csv_of, drifts, over_seeds, rows_of
-from .terminal import terminal
+from .terminal import plain, plain_line, terminal
 from .zeros import print_zeros, zeros_of
 
 LEFT = ("target", "key", "keys", "model", "data", "kind", "machine")
@@ -127,9 +127,9 @@ def print_records(records: list[dict[str, Any]], form: str = "table") -> None:
     as CSV with a row for each.
     """
     if form == "csv":
-        print(csv_of(rows_of(records)), end="")
+        print(plain(csv_of(rows_of(records))), end="")
     elif form == "markdown":
-        print(markdown(over_seeds(rows_of(records))))
+        print(plain(markdown(over_seeds(rows_of(records)))))
     else:
         print_table(records)
 
@@ -183,7 +183,7 @@ def print_table(records: list[dict[str, Any]]) -> None:
     for row in rows:
         table.add_row(str(recipes.index(row["recipe"]) + 1), *(text(row) for _, text in shown))
     for place, recipe in enumerate(recipes, 1):
-        console.print(f"{place}  {recipe}", soft_wrap=True)
+        console.print(f"{place}  {plain_line(recipe)}", soft_wrap=True)
     print_wide(console, table)
     if records:
         timed = dict.fromkeys(row["machine"] for row in rows if row["machine"])
@@ -206,11 +206,11 @@ def print_table(records: list[dict[str, Any]]) -> None:
             said.append(INT8)
         if any(len(row["seeds"]) > 1 for row in rows):
             said.insert(0, "means over seeds, ± the standard deviation of one")
-        console.print(f"{'; '.join(said)}. {machines}", soft_wrap=True)
+        console.print(f"{'; '.join(said)}. {plain_line(machines)}", soft_wrap=True)
         for note in drifts(each_seed):
-            console.print(note, soft_wrap=True)
+            console.print(plain_line(note), soft_wrap=True)
         if versions := versions_text(records):
-            console.print(versions, soft_wrap=True, style="dim")
+            console.print(plain_line(versions), soft_wrap=True, style="dim")
 
 
 def versions_text(records: Sequence[dict[str, Any]]) -> str:
@@ -269,7 +269,7 @@ def print_record(record: dict[str, Any], store: Store | None = None) -> None:
         for target, found in record["targets"].items()
         for note in notes_of(found)
     ]
-    print("\n".join(lines))
+    print("\n".join(map(plain_line, lines)))
     if store is not None and (found := zeros_of(record, store)):
         print_zeros(found)
     print_table([record])
@@ -315,7 +315,7 @@ def print_store(rows: list[dict[str, Any]]) -> None:
             f"{row['age_s'] / 3600:.1f} h",
             str(row["seed"]),
             "finished" if row["finished"] else "",
-            row["recipe"] or "the network as given",
+            plain_line(row["recipe"]) or "the network as given",
         )
         for row in rows
     ]

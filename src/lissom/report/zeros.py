@@ -7,12 +7,22 @@ from typing import Any
 from rich.table import Table
 
 from ..errors import counted
+from ..store.checks import Wrong, fields, listing, mapping, number, text, whole
 from ..store.store import Store
 from .terminal import terminal
 
+MASKED = fields(  # the facts of a mask
+    masked=listing(fields(name=text, weights=whole(), zeros=whole(), sparsity=number())),
+    sparsity=fields(layers=number(), network=number()),
+    left_whole=(mapping(text), dict),
+    dense_bytes=whole(),
+    packed_bytes=whole(),
+)
+
 
 def zeros_of(record: dict[str, Any], store: Store) -> dict[str, Any] | None:
-    """Return the zeros of the last mask in the recipe of a network; None if no step masked.
+    """Return the zeros of the last mask in the recipe of a network; None if no step masked, or if
+    its record says too little of them.
 
     `layers` has a row for each masked layer, `said` has sentences on all of them. Later steps keep
     the zeros, so the counts stay valid, unless channels are pruned afterwards: then they are those
@@ -22,11 +32,15 @@ def zeros_of(record: dict[str, Any], store: Store) -> dict[str, Any] | None:
     seen = {record["key"]}
     while "masked" not in entry["facts"]:
         before = entry["before"] or ""
-        if before in seen or before not in store:
+        earlier = None if before in seen else store.readable(before)
+        if earlier is None:
             return None
         seen.add(before)
-        entry = store.record(before)
-    facts = entry["facts"]
+        entry = earlier
+    try:
+        facts = MASKED(entry["facts"])
+    except Wrong:
+        return None
     return {
         "step": entry["step"],
         "layers": facts["masked"],

@@ -42,7 +42,7 @@ from ..surgery.sizes import sizes
 from ..tasks.builders import code_named
 from ..tasks.task import Task
 from ..tasks.teachers import teacher_from, teachers_in
-from ..trees import Tree, called, concatenated, first, values_in
+from ..trees import called, concatenated, first, largest_difference
 from .checks import check_run, tell_untrained
 from .context import TaskContext, finite, learned_on
 from .device import device_of
@@ -161,7 +161,7 @@ class Run:
         return model, ctx
 
     def _make(self, node: Node, rung: Rung | None) -> None:
-        begin = time.time()
+        begin = time.monotonic()  # the system may set its clock back
         task = self.task
         key = node.key
         model, ctx = self.prepared(node)
@@ -184,6 +184,12 @@ class Run:
         self.logs.network(self.store.record(key))
         for note in ctx.notes:
             self.say(f"{key}  note: {note}")
+
+    def log(self, key: str) -> None:
+        """Log a network that a worker made: its epochs and its record."""
+        for row in self.store.log(key):
+            self.logs.row(key, row)
+        self.logs.network(self.store.record(key))
 
     def _together(self, step: Step, key: str) -> AbstractContextManager[Ranks | None]:
         if self.team is None or not step.learning:
@@ -268,7 +274,7 @@ class Run:
             learned_on=learned_on(node.step, self.device, ctx.ranks),
             learned_threads=torch.get_num_threads(),
             created=round(time.time()),
-            seconds=round(before_s + time.time() - begin, 1),
+            seconds=round(before_s + time.monotonic() - begin, 1),
         )
 
     def _uncompressed(self, node: Node) -> Network:
@@ -377,7 +383,7 @@ def made_and_measured(
     tell_untrained(runner.task, ends, runner.say)
     failed = list[LissomError]()
     later = list[Node]()
-    with closing(made(ends, workers, runner, runner.store, runner.say)) as ended:
+    with closing(made(ends, workers, runner, runner.store, runner.say, runner.log)) as ended:
         for end, error in ended:
             if error is None and workers.beside:
                 later.append(end)
@@ -396,8 +402,3 @@ def mark_finished(store: Store, key: str) -> dict[str, Any]:
     """Mark an entry as the end of a recipe, if it is not marked yet; return its record."""
     record = store.record(key)  # needless writes would take most of the time if all is in the store
     return record if record["finished"] else store.update(key, {"finished": True})
-
-
-def largest_difference(outputs: Tree, others: Tree) -> float:
-    """Return the largest difference between two sets of outputs."""
-    return float((values_in(outputs) - values_in(others)).abs().max())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from ..bench.inputs import Input
 from ..bench.inputs import images as images_of
 from ..bench.intervals import disturbed
 from ..bench.latency import latencies
-from ..bench.machine import machine, machine_text
+from ..bench.machine import machine, machine_text, measured_on
 from ..bench.process import loaded
 from ..data.inputs import example_in
 from ..data.split import spread
@@ -32,10 +31,11 @@ from ..trees import Tree, called, concatenated
 from .baked import as_pixels, metadata, preprocessed
 from .integer_share import in_integers
 from .measurement_notes import measurement_notes, medians
-from .parity import NOISE, OTHERS, Gap, ParityError, gaps_from, in_eight_bits, prove
+from .parity import NOISE, OTHERS, Gap, gaps_from, in_eight_bits, prove
 from .pictures import Album
 
 PROFILED = 20  # runs; the latency of each layer is their median
+PROVEN: set[tuple[str, int, int]] = set()  # the files that this process compared, see `stamp`
 FEW = 256  # test samples for comparing a file with the float network if it fails against PyTorch
 
 
@@ -56,37 +56,70 @@ def exported(
     `fresh` builds the network as it was before any step. `images` are the calibration samples of a
     target that quantizes itself, as the network without `bake` takes them. A new file is run and
     compared with the network on a few inputs; `proven=False` skips that if the caller will run it
-    on all test samples.
+    on all test samples. A process that was killed may have left a file without that, so a file
+    that no record names is compared as well, once in each process.
     """
     home = store.folder(key)
     folder_name, file_name = target.file(few_bits(home), rounded_activations(home)).split("/")
     name = folder_name + ("-bake" if bake else "")
     path = home / "artefacts" / name / file_name
-    if store.sound(key, name):
+    if store.sound(key, name) and (not proven or is_proven(store, key, path)):
         return path
     with store.lock(f"{key}.{name}"):
-        if not store.sound(key, name):
+        there = store.sound(key, name)
+        if there and (not proven or is_proven(store, key, path)):  # another process did it
+            return path
+        record = store.record(key)
+        whole = preprocessed(restore(fresh, home), record, bake)
+        shown = as_pixels(images, record) if images is not None and bake else images
+        shape = tuple(record["task"]["shape"])
+        example = example_of(record)
+
+        def check(file: Path) -> None:
+            say(f"{key}  {target}: the file is run and compared with the network")
+            some = example if shown is None else concatenated(shown(2))
+            prove(target, file, whole, shape, some, pixels=bake)
+
+        if there:
+            try:
+                check(path)
+            except LissomError:
+                store.discard(key, name)
+                raise
+        else:
             store.discard(key, name)
             say(f"{key}  {target}: export{', with preprocessing' if bake else ''}")
-            model = restore(fresh, home)
-            record = store.record(key)
             facts = metadata(record, bake)
-            whole = preprocessed(model, record, bake)
-            shown = as_pixels(images, record) if images is not None and bake else images
             with store.artefact(key, name) as folder:
-                shape = tuple(record["task"]["shape"])
-                example = example_of(record)
                 target.export(whole, folder / path.name, shape, facts, shown, example)
                 if proven:
-                    say(f"{key}  {target}: the file is run and compared with the network")
-                    some = example if shown is None else concatenated(shown(2))
-                    prove(target, folder / path.name, whole, shape, some, pixels=bake)
+                    check(folder / path.name)
                 # an ONNX file, packed or not, contains the facts itself
                 if not path.suffix.startswith(".onnx"):
                     (folder / f"{path.name}.json").write_text(
                         json.dumps(facts, indent=1), encoding="utf-8"
                     )
+        if proven:
+            PROVEN.add(stamp(path))
     return path
+
+
+def stamp(path: Path) -> tuple[str, int, int]:
+    """Return what identifies a file until it is written again."""
+    found = path.stat()
+    return str(path), found.st_ino, found.st_mtime_ns
+
+
+def is_proven(store: Store, key: str, path: Path) -> bool:
+    """Return whether a file was compared with its network: by this process, or when it was
+    measured.
+    """
+    return (path.is_file() and stamp(path) in PROVEN) or is_named(store, key, path)
+
+
+def is_named(store: Store, key: str, path: Path) -> bool:
+    """Return whether the record of a network has a measurement of a file."""
+    return any(found["artefact"] == str(path) for found in store.record(key)["targets"].values())
 
 
 def example_of(record: dict[str, Any]) -> Tree | None:
@@ -124,6 +157,7 @@ def measure(
     settings = {"threads": threads, "batch": batch, "bake": bake}
     known = store.record(key)["targets"] if targets else {}
     missing = [target for target in targets if not is_measured(known.get(str(target)), settings)]
+    tell_elsewhere(key, [known[str(t)] for t in targets if t not in missing], say)
     if not missing:
         return []
     model = restore(task.fresh, store.folder(key))
@@ -132,6 +166,7 @@ def measure(
     album = Album(task, store, say)
     for target in missing:
         say(f"{key}  {target}: export, {len(task.data.test)} images, latency")
+        path = None
         try:
             path = exported(
                 store, key, target, bake, task.fresh, task.data.calibration, proven=False
@@ -153,13 +188,11 @@ def measure(
         except LissomError as error:
             say(f"{key}  {error}")
             failed.append(error)
-            if isinstance(error, ParityError) and all(
-                f["artefact"] != str(path) for f in store.record(key)["targets"].values()
-            ):
-                # so that the next attempt exports it again
-                shutil.rmtree(path.parent, ignore_errors=True)
+            if path is not None and not is_named(store, key, path):
+                # nothing shows that it is right; the next attempt exports it again
+                store.discard(key, path.parent.name)
             continue
-        others = medians(store.record(key), str(target), found["machine"])
+        others = medians(store.record(key), str(target), measured_on({}, found))
         found["notes"] = measurement_notes(found, others)
         store.update(key, {"targets": {str(target): found}})
         album.save_file(key, str(target))
@@ -167,6 +200,16 @@ def measure(
             say(f"{key}  note: {target}: {note}")
     album.save_network(source)
     return failed
+
+
+def tell_elsewhere(key: str, kept: Sequence[dict[str, Any]], say: Callable[[str], None]) -> None:
+    """Say which measurements that are kept are of another machine than this one."""
+    here = machine_text(machine())
+    for place in sorted({found["machine"] for found in kept if found.get("machine")} - {here}):
+        say(
+            f"{key}  its latencies are kept as measured on {place}; this is {here}, where "
+            f"`lissom bench {key}` measures them"
+        )
 
 
 def is_measured(found: dict[str, Any] | None, settings: dict[str, Any]) -> bool:

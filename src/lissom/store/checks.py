@@ -60,6 +60,14 @@ def text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
+def is_regular(path: Path) -> bool:
+    """Return whether there is a file, and no link, device or pipe."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, replaced by one rename. Raises LissomError if that fails."""
     new = path.with_name(f".{path.name}.{os.getpid()}")

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LissomError, first_line
-from .manifest import NAME, manifest, own_record, wrong
+from .checks import is_regular
+from .manifest import NAME, PLAIN, manifest, own_record, wrong
 from .record import KEY
 from .store import Store
 
-FILE = re.compile(r"(artefacts/[a-z][\w-]*/)?[A-Za-z][\w.-]*")  # of an entry
+FILE = re.compile(rf"(artefacts/[a-z][\w-]*/)?{PLAIN}")  # of an entry
 LAST = ("record.json", NAME)  # written last, so that no reader finds a manifest before its files
 
 
@@ -27,8 +28,7 @@ def push(store: Store, url: str, say: Callable[[str], None]) -> list[str]:
     sent = list[str]()
     with place(url) as (files, root):
         there = {key: {*names} for key, names in listed(files, root).items()}
-        for key in store:
-            folder = store.folder(key)
+        for key, folder in store.folders(say):
             names = sorted(local_files(folder), key=lambda name: (name in LAST, name == NAME))
             if NAME not in names:
                 say(f"{key}: left out; it has no checksums, as `lissom store --verify` says")
@@ -101,7 +101,7 @@ def local_files(folder: Path) -> Iterator[str]:
     """Yield the file names of an entry."""
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and FILE.fullmatch(name):
+        if is_regular(path) and FILE.fullmatch(name):
             yield name
 
 

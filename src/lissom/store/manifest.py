@@ -13,8 +13,8 @@ code that they put beside it.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,14 +24,16 @@ from typing import Any
 
 from ..errors import LissomError
 from ..tasks.builders import code_file, code_named
-from .checks import parsed, text_of
+from .checks import is_regular, parsed, text_of, write_json
 from .record import remedy
 from .signing import canonical, same, signature, user_key
 
 NAME = "manifest.json"
 FORMAT = 1
 # fields of a record that may change later; other fields may only be added
-LATER = ("targets", "finished", "notes")
+LATER = ("targets", "finished", "notes", "gates")
+PLAIN = r"[A-Za-z][\w.-]*"  # name of a file that is sealed; no path, and not hidden
+SHA256 = re.compile("[0-9a-f]{64}")
 # bytes hashed at once: after each part, the thread must wait for the one that builds the network
 CHUNK = 8 << 20
 HASHED: dict[tuple[int, ...], str] = {}  # digests of files that this process has read already
@@ -50,14 +52,14 @@ class Manifest:
 
 def seal(folder: Path, name: str) -> None:
     """Write the manifest of a folder named KEY or KEY/artefacts/NAME, signed with the user's key if
-    there is one.
+    there is one. Raises LissomError if it cannot be written.
     """
     files = {
-        path.relative_to(folder).as_posix(): digest(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        path.name: digest(path)
+        for path in sorted(folder.glob("*"))
+        if re.fullmatch(PLAIN, path.name)
+        and is_regular(path)
         and path.name not in (NAME, "record.json")
-        and path.relative_to(folder).parts[0] != "artefacts"
     }
     record = record_in(folder)
     fields = sorted(set(record) - set(LATER))
@@ -69,21 +71,23 @@ def seal(folder: Path, name: str) -> None:
         "record": {"fields": fields, "sha256": digest_of(record, fields)},
     }
     key = user_key()
-    (folder / NAME).write_text(
-        json.dumps({**facts, "signature": signature(facts, key) if key else None}, indent=1),
-        encoding="utf-8",
-    )
+    write_json(folder / NAME, {**facts, "signature": signature(facts, key) if key else None})
 
 
 def manifest(folder: Path, name: str) -> Manifest | None:
-    """Return the manifest of a folder named `name`; None if there is none or it cannot be read."""
+    """Return the manifest of a folder named `name`; None if there is none or it cannot be read, or
+    if it names anything but files of this folder.
+    """
     try:
         facts = parsed(text_of(folder / NAME))
         signed = facts.pop("signature")
         files = facts["files"]
         record = facts["record"]
-        if facts["format"] != FORMAT or not all(
-            isinstance(v, str) for v in (*files, *files.values(), *record["fields"])
+        if (
+            facts["format"] != FORMAT
+            or not all(re.fullmatch(PLAIN, path) for path in files)
+            or not all(SHA256.fullmatch(found) for found in (*files.values(), record["sha256"]))
+            or not all(isinstance(name, str) for name in record["fields"])
         ):
             return None
         key = user_key() if isinstance(signed, str) else None
@@ -149,7 +153,9 @@ def own_record(sealed: Manifest, folder: Path) -> bool:
 
 
 def digest(path: Path) -> str:
-    """Return the SHA-256 of a file, "" if it cannot be read."""
+    """Return the SHA-256 of a file, "" if it cannot be read or is a link, device or pipe."""
+    if not is_regular(path):
+        return ""
     found = hashlib.sha256()
     try:
         with path.open("rb", buffering=0) as file:

@@ -80,7 +80,7 @@ SHOWN = fields(
 )
 INPUTS = listing(
     fields(
-        shape=listing(whole(1, 65_536)),
+        shape=listing(whole(1, 2**31)),
         dtype=input_type,
         low=(maybe(number()), None),
         high=(maybe(number()), None),
@@ -139,7 +139,7 @@ class TaskSummary:
     model: Annotated[str, text]
     data: Annotated[str, text]
     kind: Annotated[str, text, ""]  # as text; "" if the task has its own loss and metrics
-    shape: Annotated[list[int], listing(whole(1, 65_536)), list]
+    shape: Annotated[list[int], listing(whole(1, 2**31)), list]
     # only for a network that takes anything but one float tensor, see data/inputs.py
     inputs: Annotated[list[dict[str, Any]], INPUTS, list]
     form: Annotated[Any, anything, None]

@@ -11,6 +11,7 @@ import json
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,13 @@ from ..surgery.quantization.rounding import Rounding
 from ..surgery.quantization.sites import kind_of
 from ..surgery.tensors import replace
 from ..surgery.transform import WeightTransform, transform_named
+from ..system.scratch import scratch, sweep
 from . import structure as reader
 from .manifest import checked
 from .widths import misfit
 
+STRUCTURE = "structure.json"
+WEIGHTS = "model.safetensors"
 WIDTHS = (
     "in_channels",
     "out_channels",
@@ -118,7 +122,7 @@ def save(model: nn.Module, folder: str | Path, build: dict[str, Any] | None = No
     """Write `model` into a folder as structure.json and model.safetensors.
 
     `build` says how to build the network afresh, for loading by key alone. Raises LissomError if
-    the folder cannot be written.
+    the folder cannot be written; the network that was saved there before is then still there.
     """
     from safetensors.torch import save_file
 
@@ -130,15 +134,34 @@ def save(model: nn.Module, folder: str | Path, build: dict[str, Any] | None = No
             "build": build,
             "buffers": sorted(name for name, _ in model.named_buffers()),
         }
-        (folder / "structure.json").write_text(json.dumps(structure, indent=1), encoding="utf-8")
         tensors = {
             name: value.cpu().contiguous().clone() for name, value in tensors_of(model).items()
         }
-        save_file(tensors, folder / "model.safetensors")
+        sweep(folder)
+        with scratch(folder, "save", "nothing was written") as new:
+            (new / STRUCTURE).write_text(json.dumps(structure, indent=1), encoding="utf-8")
+            save_file(tensors, new / WEIGHTS)
+            _moved(new, folder)
     except Exception as error:  # safetensors reports a full disk as an exception of its own
         if isinstance(error, OSError) or "os error" in str(error).lower():
             raise LissomError(f"save: {folder} cannot be written ({error})") from None
         raise
+
+
+def _moved(new: Path, folder: Path) -> None:
+    """Move the two files of a network from `new` into a folder. Meanwhile it has no structure, so
+    that after a kill no structure is beside the weights of another network.
+    """
+    before = new / "before.json"
+    with suppress(FileNotFoundError):
+        os.replace(folder / STRUCTURE, before)
+    try:
+        os.replace(new / WEIGHTS, folder / WEIGHTS)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.replace(before, folder / STRUCTURE)
+        raise
+    os.replace(new / STRUCTURE, folder / STRUCTURE)
 
 
 def read_structure(folder: Path) -> dict[str, Any]:

@@ -75,6 +75,16 @@ class Store:
             )
         return Path(folder)
 
+    def folders(self, say: Callable[[str], None]) -> Iterator[tuple[str, Path]]:
+        """Yield keys and folders of all entries, oldest first; report to `say` those that are links."""
+        for key in self:
+            try:
+                folder = self.folder(key)
+            except LissomError as error:
+                say(str(error))
+                continue
+            yield key, folder
+
     def find(self, start: str) -> str:
         """Return the key that begins with `start`. Raises LissomError unless exactly one does."""
         if start in self:
@@ -138,25 +148,21 @@ class Store:
 
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
-        """Lock a key; a second process waits here until the first releases it or ends."""
+        """Lock a key; a second process waits here until the first releases it or ends. Raises
+        LissomError if the system refuses.
+        """
         self.writable()
-        with FileLock(self.root / ".locks" / key):
+        with held(self.root / ".locks" / key):
             yield
 
     @contextmanager
     def free(self, key: str) -> Iterator[bool]:
-        """Lock a key if no process holds it, without waiting; yield whether it was free."""
+        """Lock a key if no process holds it, without waiting; yield whether it was free. Raises
+        LissomError if the system refuses.
+        """
         self.writable()
-        lock = FileLock(self.root / ".locks" / key)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
+        with held(self.root / ".locks" / key, wait=False) as free:
+            yield free
 
     @contextmanager
     def needed(self, keys: Iterable[str] = ()) -> Iterator[Callable[[Iterable[str]], None]]:
@@ -178,7 +184,7 @@ class Store:
             with self.lock(".prune"):  # wait for a pruning that is running now
                 write_json(note, sorted(protected))
 
-        with FileLock(lock):
+        with held(lock):
             protect(keys)
             try:
                 yield protect
@@ -251,13 +257,21 @@ class Store:
             os.replace(self.folder(key) / "artefacts" / name, folder / name)
 
     def update(self, key: str, change: dict[str, Any]) -> dict[str, Any]:
-        """Merge measurements into the record of an entry, safe against concurrent writers."""
+        """Write measurements into the record of an entry, safe against concurrent writers; return the
+        new record. A new measurement of a target leaves those of others as they are.
+
+        Fields that somebody else has sealed stay as they are, since only their writer can seal them
+        again.
+        """
         with self.lock(f"{key}.record"):
             self.record(key)  # raises if it cannot be read
             folder = self.folder(key)
-            sealed = manifest(self.folder(key), key)
+            sealed = manifest(folder, key)
             own = sealed is not None and sealed.own and own_record(sealed, folder)
-            write_record(folder, merged(record_in(folder), change))
+            if sealed and not own:
+                fixed = sealed.record["fields"]
+                change = {name: value for name, value in change.items() if name not in fixed}
+            write_record(folder, updated(record_in(folder), change))
             if sealed and own and not own_record(sealed, folder) and wrong(folder, sealed) is None:
                 seal(folder, key)
             return self.record(key)
@@ -300,7 +314,10 @@ class Store:
         if not self.root.is_dir():
             return
         for folder in self.root.glob(".part-*"):
-            with self.free(folder.name.removeprefix(".part-")) as free, suppress(OSError):
+            with (
+                suppress(OSError, LissomError),  # of another user
+                self.free(folder.name.removeprefix(".part-")) as free,
+            ):
                 if free and time.time() - folder.stat().st_mtime >= parts:
                     shutil.rmtree(folder, ignore_errors=True)
 
@@ -375,14 +392,36 @@ def tell(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def merged(record: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """Return `record` updated with `change`, nested dicts recursively.
+def updated(record: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """Return `record` with the fields of `change`. They replace earlier ones, but `targets` keeps
+    the targets that `change` does not name.
 
-    >>> merged({"a": {"x": 1}}, {"a": {"y": 2}})
-    {'a': {'x': 1, 'y': 2}}
+    >>> updated({"targets": {"a": {"x": 1}}, "b": {"x": 1}}, {"targets": {"c": {}}, "b": {"y": 2}})
+    {'targets': {'a': {'x': 1}, 'c': {}}, 'b': {'y': 2}}
     """
-    out = dict(record)
-    for key, value in change.items():
-        both = isinstance(value, dict) and isinstance(out.get(key), dict)
-        out[key] = merged(out[key], value) if both else value
-    return out
+    found = {**record, **change}
+    if "targets" in change:
+        found["targets"] = {**record.get("targets", {}), **change["targets"]}
+    return found
+
+
+@contextmanager
+def held(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Lock a file while the block runs, and yield True; if another process holds it, wait, or yield
+    False. Raises LissomError if the system refuses the lock.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        yield False
+        return
+    except (OSError, NotImplementedError) as error:
+        raise LissomError(
+            f"store: the lock {path} cannot be taken ({error}); delete it if no run is going on, "
+            "or get permission to write it from its owner; --store names another folder"
+        ) from None
+    try:
+        yield True
+    finally:
+        lock.release()

@@ -9,7 +9,7 @@ from ...errors import LissomError, counted
 from ...language.recipe import Recipe
 from ...store.store import Store
 from ...tasks.task import Task
-from ..plan import Node
+from ..plan import Node, tree
 from ..teachers import teachers
 from .cluster import RayWorkers, connect
 from .local import LocalWorkers, default_threads
@@ -69,18 +69,23 @@ def made(
     maker: Maker,
     store: Store,
     say: Callable[[str], None],
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Generator[tuple[Node, LissomError | None]]:
     """Make networks and those they depend on; yield each of `ends` once, when it is finished or
     with the error that prevents it.
 
-    All workers have ended when the generator is exhausted or closed.
+    `tell` is called with the key of each network that workers made. All workers have ended when the
+    generator is exhausted or closed.
     """
     schedule = Schedule(workers, maker, say)
     for end in ends:
         schedule.add(end)
     keys = {end.key for end in ends}
+    there = {node.key for node in tree(ends) if node.key in store}
     try:
         for node, error in schedule:
+            if workers.beside and error is None and node.key not in there:
+                tell(node.key)
             if node.key in keys:
                 yield node, error
     finally:

@@ -70,14 +70,15 @@ class DataFlow:
 
     def without(self, floats: Container[str]) -> DataFlow:
         """Return the data flow with some sites left float."""
+        gone = {site for site in self.readers if site in floats}
         return replace(
             self,
             sites={name: owner for name, owner in self.sites.items() if owner not in floats},
-            sums=[{site for site in tied if site not in floats} for tied in self.sums],
-            readers={site: by for site, by in self.readers.items() if site not in floats},
-            joined={site: parts for site, parts in self.joined.items() if site not in floats},
-            operands={site for site in self.operands if site not in floats},
-            probabilities={site for site in self.probabilities if site not in floats},
+            sums=[tied - gone for tied in self.sums],
+            readers={site: by for site, by in self.readers.items() if site not in gone},
+            joined={site: parts for site, parts in self.joined.items() if site not in gone},
+            operands=self.operands - gone,
+            probabilities=self.probabilities - gone,
         )
 
     @property
