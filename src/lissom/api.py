@@ -125,7 +125,7 @@ def _applied(
 def _in_turn(
     steps: Recipe, model: nn.Module, example: Any, samples: Any, seed: int
 ) -> tuple[nn.Module, list[str], list[str]]:
-    """Run the steps in order; the generator of the caller's random numbers stays as it is."""
+    """Run the steps in order; random numbers on the CPU and the network's device go on as before."""
     import torch
 
     from .bench.clock import clock_of
@@ -307,7 +307,7 @@ def latency(
     from .bench.inputs import images as pictures
     from .bench.intervals import wide
     from .bench.latency import latencies
-    from .commands.bench import check_shape
+    from .commands.bench import check_shape, size_of
     from .running.plan import targets_of
 
     given = [files] if isinstance(files, (str, Path)) else files
@@ -321,7 +321,7 @@ def latency(
         {
             "target": target,
             "artefact": str(path),
-            "size_bytes": path.stat().st_size,
+            "size_bytes": size_of(path),
             "latency_ms": t.latency_ms(),
             "disturbed": wide(t.latency_ms()),
             "energy_mj": t.energy_mj,

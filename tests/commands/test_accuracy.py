@@ -181,6 +181,37 @@ def test_each_file_sees_pictures_as_it_says(
     assert ended.value.code == 2 and said in capsys.readouterr().err
 
 
+def test_a_baked_file_for_images_in_their_own_size_says_how_it_sees_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path / "store")
+    draw = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for name, low in (("dark", 0), ("light", 90)):
+            (tmp_path / "photos" / part / name).mkdir(parents=True)
+            for k in range(8):
+                pixels = draw.integers(low, low + 160, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "photos" / part / name / f"{k}.png")
+    splits = [
+        [
+            (Image.open(path).convert("RGB"), int(path.parent.name == "light"))
+            for path in sorted((tmp_path / "photos" / part).glob("*/*.png"))
+        ]
+        for part in ("train", "test")
+    ]
+    data = Data.of_dataset(splits[1], splits[0], preprocess='normalize("half")')
+    recipe = "train(20, batch=4, lr=0.05)"
+    (record,) = lissom.run(recipe, Task.of("resnet8", data), store, targets="onnxruntime")
+    file = tmp_path / "m.onnx"
+    export_key(record["key"], store, "onnxruntime", file, Wanted(bake=True))
+    assert preprocess_in(file) == ""
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", str(file), "--data", f"folder:{tmp_path / 'photos'}", "--json"])
+    assert ended.value.code == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["metrics"]["top1"] == record["targets"]["onnxruntime"]["top1"]
+
+
 def operations() -> list[str]:
     names = [n for n in menu("preprocess") if issubclass(menu("preprocess")[n], PictureOperation)]
     texts = {

@@ -4,6 +4,7 @@ processor reports it.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lissom.bench.inputs import images as shown
 from lissom.bench.latency import Timing, timing
 from lissom.bench.process import loaded
 from lissom.cli.counts import numbers_of
+from lissom.cli.main import main
 from lissom.commands import bench as files
 from lissom.commands.bench import bench, compared
 from lissom.data.data import Data
@@ -340,3 +342,20 @@ def test_the_energy_of_a_round_is_that_of_its_calls_alone() -> None:
     answer = child.timed(run, 0.0, Counts(), lambda: said.append("settle"))  # type: ignore[arg-type]
     assert said == ["meter", "run", "meter", "settle"]
     assert answer["joules"] == 3.0 and len(answer["times_ms"]) == 1
+
+
+def test_the_size_of_a_file_in_two_parts_is_that_of_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path / "store")
+    task = Task.of("resnet8", Data.of("digits", size=(8, 8)))
+    (record,) = lissom.run("quantize(4)", task, store)
+    path = tmp_path / "m.xml"
+    words = ["export", record["key"], "--to", "openvino", "-o", str(path), "--json"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--store", str(store.root)])
+    assert ended.value.code == 0
+    both = path.stat().st_size + path.with_suffix(".bin").stat().st_size
+    assert json.loads(capsys.readouterr().out)["size_bytes"] == both
+    (row,) = lissom.latency(path, "openvino", (1, *record["task"]["shape"]))
+    assert row["size_bytes"] == both

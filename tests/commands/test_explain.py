@@ -22,6 +22,7 @@ from lissom.cli.main import main
 from lissom.commands.explain import Explainer
 from lissom.commands.remedies import remedies
 from lissom.commands.try_remedies import try_remedies
+from lissom.language.method import method_of
 from lissom.language.recipe import Recipe
 from lissom.report.explanation import best_tried, concluded
 from lissom.report.page import unpacked
@@ -194,15 +195,31 @@ def test_what_was_tried_is_weighed_against_chance() -> None:
         {"what": "range=mse", "valid": 0.52},
         {"what": "failed", "failed": "why"},
     ]
-    assert best_tried(rows, 75) == [
+    assert best_tried(rows, 75, counted=True) == [
         "Nothing tried is better than chance might make it: the best, range=mse, gives "
         "+2.00 points on 75 validation images (±16.00)."
     ]
-    assert best_tried(rows, 10_000) == [
+    assert best_tried(rows, 10_000, counted=True) == [
         "Of what was tried, range=mse gives +2.00 points on 10000 validation images, beyond "
         "chance (±1.39)."
     ]
-    assert best_tried(rows[:1], 75) == []
+    assert best_tried(rows[:1], 75, counted=True) == []
+
+
+def test_chance_is_that_of_counted_images_alone() -> None:
+    rows = [{"what": "as it is", "valid": -0.5}, {"what": "range=mse", "valid": 0.52}]
+    assert best_tried(rows, 75, counted=False) == [
+        "Of what was tried, the best, range=mse, gives +1.0200 on 75 validation images."
+    ]
+    rows[1]["valid"] = -0.5
+    assert best_tried(rows, 75, counted=False) == [
+        "Nothing tried is better: the best, range=mse, gives +0.0000 on 75 validation images."
+    ]
+    digits = lissom.Data.of("digits", size=(8, 8))
+    task = lissom.Task.of("resnet8", digits)
+    assert task.counts_samples and replace(task, labels_itself=True).counts_samples
+    assert not replace(task, metrics={"top1": lambda *_: 0.5}).counts_samples
+    assert not replace(task, kind=method_of("kinds", "multilabel")).counts_samples
 
 
 @pytest.mark.skipif(

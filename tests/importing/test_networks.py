@@ -194,7 +194,7 @@ def compare_steps(network: nn.Module, again: nn.Module, images: Tensor) -> None:
 
 
 @pytest.mark.parametrize("network", [resnet18, vit])
-def test_a_file_for_one_picture_takes_any_number(network: Any, tmp_path: Path) -> None:
+def test_a_file_for_float_samples_takes_any_number(network: Any, tmp_path: Path) -> None:
     size = 64 if network is resnet18 else 32
     images = torch.randn(5, 3, size, size)
     path = written(network(), images[:1], tmp_path / "net.onnx", dynamic_axes={}, opset_version=17)
@@ -261,7 +261,7 @@ def test_a_run_compares_a_file_with_its_network_on_the_data(
         task.notes()
 
 
-def test_a_file_for_one_picture_is_compared_one_by_one(tmp_path: Path) -> None:
+def test_a_file_for_float_samples_is_compared_one_by_one(tmp_path: Path) -> None:
     images = torch.randn(1, 1, 32, 32)
     path = written(
         settled(factory("resnet8")(10, 1)), images, tmp_path / "one.onnx", dynamic_axes={}

@@ -15,6 +15,27 @@ def names(text: str) -> dict[str, Choice]:
     return {choice.name: choice for choice in SearchSpace(text).choices}
 
 
+def ways(space: SearchSpace) -> set[str]:
+    """The recipes of every way to choose options, with ranges at their upper ends."""
+    found = set[str]()
+    begun: list[list[int]] = [[]]
+    while begun:
+        taken = begun.pop()
+        met: list[int] = []
+
+        def choose(choice: Choice, taken: list[int] = taken, met: list[int] = met) -> float:
+            if not choice.options:
+                return choice.high
+            place = taken[len(met)] if len(met) < len(taken) else 0
+            if len(met) >= len(taken):
+                begun.extend([*met, other] for other in range(1, len(choice.options)))
+            met.append(place)
+            return place
+
+        found.add(str(space.recipe(choose)))
+    return found
+
+
 def test_choices_have_the_names_of_settings() -> None:
     found = names(
         'train(10) | prune(0..0.8, by={fisher, l1}, of="macs") | distill("kd", {2, 5}, lr=log(0.001..0.1)) '
@@ -65,6 +86,49 @@ def test_every_number_lies_in_the_range_and_on_its_grid(data: st.DataObject) -> 
         assert abs((number - low) / step - round((number - low) / step)) < 1e-6
 
 
+@given(st.floats(0.1, 1000), st.floats(1e-6, 1).filter(lambda width: width > 1e-6), st.floats(0, 1))
+def test_a_narrow_range_far_from_0_keeps_its_inner_numbers(
+    low: float, width: float, share: float
+) -> None:
+    choice = Choice("x", low=low, high=low + width)
+    value = low + share * width
+    assert abs(choice.number(value) - value) <= 0.0051 * width
+
+
+@pytest.mark.parametrize(
+    ("text", "some"),
+    [
+        ("prune({0..0.5, 0.7})", {"prune(0.5)", "prune(0.7)"}),
+        ("quantize({8, {4, 2}})", {"quantize(8)", "quantize(4)", "quantize(2)"}),
+        ("{2, {3, 4}} * mask(0.5)", {"2 * mask(0.5)", "3 * mask(0.5)", "4 * mask(0.5)"}),
+        ("prune(0.5, by={l1, {bn, fisher}})", {'prune(0.5, by="bn")', 'prune(0.5, by="fisher")'}),
+        ("train(1, lr={log(0.01..0.1), 0.2})", {"train(1, lr=0.1)", "train(1, lr=0.2)"}),
+    ],
+)
+def test_sets_and_ranges_within_sets_are_choices(text: str, some: set[str]) -> None:
+    found = ways(SearchSpace(text))
+    assert {str(Recipe(each)) for each in some} <= found
+    assert not any("span" in each for each in found)
+
+
+values = st.recursive(
+    st.integers(1, 9).map(str),
+    lambda inner: st.lists(inner, min_size=1, max_size=3).map(", ".join).map("{{{}}}".format),
+    max_leaves=6,
+)
+
+
+@given(values, values)
+def test_nested_sets_are_those_of_a_grid(epochs: str, batch: str) -> None:
+    text = f"train({epochs}, batch={batch})"
+    assert ways(SearchSpace(text)) == set(map(str, Space(text)))
+
+
+def test_a_range_within_a_set_may_leave_the_step_out() -> None:
+    space = SearchSpace("train(1) | prune({0..0.5, 0.7})")
+    assert str(space.recipe(lambda _: 0)) == "train(1)"
+
+
 def test_a_range_of_a_whole_setting_is_whole() -> None:
     found = names('distill("kd", 1..20) | prune(0..1)')
     assert found["distill.epochs"].whole and not found["prune.amount"].whole
@@ -108,6 +172,8 @@ def test_numbers_stay_in_the_range_and_on_the_grid() -> None:
         ('distill("kd", 1..2.5)', "expected whole numbers, got 1..2.5"),
         ("train(1, lr=log(0..0.1))", "with low above 0"),
         ("train(1, batch=log(1..64..2))", r"takes no step, got log\(1..64..2\)"),
+        (f"train(1..{'9' * 400})", "expected a range of numbers below 1e308, got 1..999"),
+        ("prune(0..1e999)", "expected a range of numbers below 1e308"),
         ("prun(0..0.8)", "did you mean 'prune'"),
         ("prune(0..0.8, bye={l1, l2})", "'bye'"),
         ("quantize(8) | prune(0.1..0.5)", "quantize"),

@@ -56,6 +56,8 @@ def test_wants_are_read(text: str, objective: str, limits: list[tuple]) -> None:
         ("accurate@openvino", "accurate is the same in every runtime"),
         ("fastest, ms <=", "cannot be read at column"),
         ("fastest, 0.1 <= ms <= 2", "expected <= or >="),
+        (f"fastest, top1 >= {'9' * 400}", "expected a number below 1e308, got '999"),
+        ("fastest, top1 >= 1e999", "expected a number below 1e308"),
     ],
 )
 def test_what_cannot_be_wanted_says_so(text: str, said: str) -> None:

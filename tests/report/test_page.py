@@ -331,7 +331,7 @@ def test_a_record_of_no_known_machine_is_drawn(page: Any, store: Store, tmp_path
         made["machine"] = {}
         (other.folder(key) / "record.json").write_text(json.dumps(made))
     opened(page, write_report([], other, tmp_path / "report.html"))
-    assert page.inner_text("#machine") == ""
+    assert page.inner_text("#machine") == "Not known"
 
 
 def test_clicks_and_keys_lead_to_the_run(fresh: Any) -> None:
@@ -563,6 +563,28 @@ def test_a_search_is_drawn_with_its_limits(tmp_path: Path) -> None:
     (tmp_path / ".searches" / "a.json").write_text(json.dumps(found))
     (tmp_path / ".searches" / "b.json").write_text("{")
     assert searches_data(Store(tmp_path)) == [data]
+
+
+def test_what_is_no_file_of_a_search_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".searches" / "folder.json").mkdir(parents=True)
+    (tmp_path / ".searches" / "link.json").symlink_to(tmp_path / "gone")
+    (tmp_path / ".searches" / "deep.json").write_text("[" * 100_000)
+    (tmp_path / ".searches" / "good.json").write_text(json.dumps(searched()))
+    assert len(searches_data(Store(tmp_path))) == 1
+    said = capsys.readouterr().err.splitlines()
+    for name in ("folder", "link", "deep"):
+        assert any(f"{name}.json is no search that can be read (" in line for line in said)
+
+
+def test_a_limit_of_a_runtime_with_settings_is_read() -> None:
+    name = 'ms@mnn(8, activations="kl")'
+    found = searched()
+    found["bounds"] = [f"{name} <= 0.4"]
+    for each in (found["reference"], *(one["values"] for one in found["outcomes"])):
+        each[name] = each["ms@ort"]
+    assert search_data(found)["limits"] == {name: 0.4}
 
 
 def test_a_best_that_never_changed_has_an_axis_from_zero(

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lissom.report.searched import print_found
 from lissom.running.search.found import Found
+from lissom.running.search.goal import Bound
 
 VALUES = {"top1": 0.95, "ms@openvino": 0.05213, "bytes@openvino": 60_421.0}
 FOUND = Found(
@@ -48,3 +51,20 @@ def test_a_search_that_came_to_nothing_says_so(capsys: pytest.CaptureFixture[str
     print_found(replace(FOUND, met=False, chosen=[], outcomes=[], why_not={}))
     said = capsys.readouterr().out
     assert "the time was up before a recipe was done" in said and "nearest" not in said
+
+
+def test_a_limit_of_a_runtime_with_settings_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    name = 'bytes@mnn(8, activations="kl")'
+    some = {"recipe": "prune(0.5)", "values": VALUES | {name: 3e5}, "probe": False}
+    bounds = [f"{name} <= 273673.5123", "top1 >= 0.9399999999999999"]
+    print_found(replace(FOUND, met=False, bounds=bounds, outcomes=[some]))
+    said = capsys.readouterr().out
+    assert "300 kB" in said and name in said
+    assert f"keeps {name} <= 2.7367e+05, top1 >= 0.94; the nearest:" in said
+
+
+@given(st.floats(allow_nan=False), st.booleans())
+def test_a_bound_is_read_as_it_was(number: float, least: bool) -> None:
+    for name, metric in (("top1", True), ('ms@mnn(8, activations="kl")', False)):
+        bound = Bound(name, least, number, metric)
+        assert Bound.of(str(bound)) == bound

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from lissom import Data, LissomError, Store, Task, run
 from lissom.commands.store import verified
@@ -70,6 +72,7 @@ def test_an_accuracy_within_three_deviations_of_chance_is_told(
         ("top1", "expected name=value"),
         ("top1=90%", "expected name=value, name=value, got 'top1=90%'"),
         ("top1='a'", "top1: expected a number"),
+        (f"top1={10**400}", "top1: expected a number"),
         ("top1=True", "top1: expected a number"),
         ("0.852", "expected name=value, name=value, got '0.852'; an example: top1=0.852"),
         ("top1:0.8", "got 'top1:0.8'; an example: top1=0.9"),
@@ -79,6 +82,18 @@ def test_an_accuracy_within_three_deviations_of_chance_is_told(
 def test_what_cannot_be_expected_is_refused(text: str, said: str) -> None:
     with pytest.raises(LissomError, match=said):
         expected_in(text, ["top1", "top5"])
+
+
+def test_of_an_error_less_than_expected_is_enough(tmp_path: Path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.rand(64, 8, generator=draw)
+    data = Data.of_dataset((x[:32], x[:32].sum(1)), (x, x.sum(1)))
+    task = Task(lambda: nn.Linear(8, 1), data, "sum")
+    (record,) = run("train(1)", task, Store(tmp_path))
+    mae = record["scores"]["test"]["mae"]
+    run("train(1) | fold", task, Store(tmp_path), expect=f"mae={2 * mae}")
+    with pytest.raises(LissomError, match=r"reaches mae [0-9.]+ on the test set"):
+        run("train(1) | fold", task, Store(tmp_path), expect=f"mae={mae / 2}")
 
 
 def test_a_metric_has_no_name_of_something_else_that_is_measured(tmp_path: Path) -> None:

@@ -555,6 +555,20 @@ def test_the_key_depends_on_the_content_of_every_weight_file(tmp_path: Path) -> 
     assert len(set(found)) == 3
 
 
+def test_the_key_depends_on_the_code_of_a_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("big.pt").write_bytes(b"1")
+    for teacher in (f"{tmp_path / 'net.py'}:make=big.pt", "net:make=big.pt"):
+        step = Distill("kd", 1, teacher=teacher)
+        found = set()
+        for code in ("make = 1", "make = 2"):
+            Path("net.py").write_text(code)
+            found.add(step.key("root"))
+        assert len(found) == 2
+
+
 # what is refused before the first epoch
 
 

@@ -75,7 +75,7 @@ class Starred(nn.Module):
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "torch"])
-def test_a_quantized_network_takes_one_picture_by_its_place(target: str, tmp_path: Path) -> None:
+def test_a_quantized_network_takes_float_samples_by_its_place(target: str, tmp_path: Path) -> None:
     x = torch.randn(4, 3, 8, 8)
     for number, net in enumerate(
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)), Starred())
@@ -155,7 +155,7 @@ def test_an_input_that_does_not_fit_is_said(
         lissom.export(Many(), "onnxruntime", tmp_path / "m.onnx", **more)
 
 
-def test_targets_of_one_picture_refuse_others(tmp_path: Path) -> None:
+def test_targets_of_float_samples_refuse_others(tmp_path: Path) -> None:
     for target in ("mnn", "ncnn", "executorch"):
         with pytest.raises(LissomError, match="its files take one tensor of floats"):
             one_target(target).export(

@@ -882,3 +882,9 @@ def test_published_detectors_know_cocos_ids_from_1_on(name: str, by: str) -> Non
 def torchvisions_own(name: str) -> nn.Module:
     """torchvision's own detector of 91 classes, untrained."""
     return get_model_builder(name)(weights=None, weights_backbone=None, num_classes=91)
+
+
+@pytest.mark.parametrize("value", [nn.GELU, float("nan"), {1}])
+def test_arguments_that_no_entry_can_hold_are_refused_at_once(value: Any) -> None:
+    with pytest.raises(LissomError, match=r"its argument act is stored as JSON: expected .* got "):
+        Task.of("timm:resnet18", Data.of("digits", size=(8, 8)), arguments={"act": value})

@@ -102,7 +102,7 @@ def test_the_store_exports_and_times_it_without_the_data(
         )
 
 
-def test_targets_of_one_picture_say_what_they_cannot_do(
+def test_targets_of_float_samples_say_what_they_cannot_do(
     made: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["export", made["key"], "--store", str(made["root"] / "store")]

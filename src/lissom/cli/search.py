@@ -61,7 +61,10 @@ def search(
         ),
     ] = "model",
     seed: Annotated[
-        int, typer.Option("--seed", help="Seed of the search and of all networks.")
+        int,
+        typer.Option(
+            "--seed", help="Seed of the search and of all networks.", min=0, max=2**31 - 1
+        ),
     ] = 0,
     storage: Annotated[
         str,

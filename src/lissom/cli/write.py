@@ -28,6 +28,8 @@ from .options import (
 if TYPE_CHECKING:
     from ..data.data import Data
 
+UNCHANGED = "normalize(mean=0, std=1)"  # says the same as an empty preprocessing
+
 
 @app.command()
 def export(
@@ -79,6 +81,7 @@ def export(
         if not nms:
             raise LissomError("--kind: it says how detections are picked; give --nms")
         check_kind(kind)
+    from ..commands.bench import size_of as bytes_of
     from ..commands.export import Wanted, export_key
     from ..report.live import Live
 
@@ -87,9 +90,7 @@ def export(
     with Live(quiet=json) as live:
         path = export_key(found, kept, to, output, wanted, model, say=live.begin, with_code=snippet)
     typer.echo(
-        jsons.dumps({"artefact": str(path), "size_bytes": path.stat().st_size})
-        if json
-        else str(path)
+        jsons.dumps({"artefact": str(path), "size_bytes": bytes_of(path)}) if json else str(path)
     )
 
 
@@ -197,10 +198,11 @@ def data_to_test(
     if is_own_data(name):
         from ..tasks.datasets import own_data
 
-        return own_data(name, preprocess=stated or said, classes=classes)
+        return own_data(name, preprocess=stated or said or None, classes=classes)
     if stated is None and said is None:
         raise LissomError(
             "bench: the file does not state the preprocessing of its images; expected "
             "--preprocess, as in --preprocess imagenet"
         )
-    return Data.of(name, channels=channels, preprocess=stated or said, classes=classes)
+    seen = stated or said or UNCHANGED
+    return Data.of(name, channels=channels, preprocess=seen, classes=classes)

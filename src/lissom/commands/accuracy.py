@@ -42,9 +42,13 @@ def facts_in(path: Path) -> dict[str, Any]:
 
 
 def preprocess_in(path: Path) -> str | None:
-    """Return the preprocessing in a file's metadata as text; None if it has none."""
-    text = facts_in(path).get("preprocess")
-    return str(text) if text and text != AS_GIVEN else None
+    """Return the preprocessing in a file's metadata as text; None if it states none.
+
+    "" is that of a file of lissom's with the normalisation inside, for images in its own size.
+    """
+    facts = facts_in(path)
+    text = facts.get("preprocess")
+    return str(text) if text != AS_GIVEN and (text or (text == "" and "baked" in facts)) else None
 
 
 def is_baked(facts: Mapping[str, Any]) -> bool:

@@ -51,7 +51,8 @@ def try_remedies(
             rows.append({"what": what, "recipe": str(recipe), "failed": str(error)})
             continue
         rows.append({"what": what, "recipe": str(recipe), **_outcome(record, main, targets)})
-    found["said"] += best_tried(rows, len(explainer.task.data.valid))
+    task = explainer.task
+    found["said"] += best_tried(rows, len(task.data.valid), counted=task.counts_samples)
     return sorted(rows, key=lambda row: -(row.get("valid") or -math.inf))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ..drawing import class_name
 from ..language.kind import WithClasses, WithoutPlaces
@@ -28,6 +28,8 @@ class Classify(WithClasses, WithoutPlaces):
     Also known as: image classification, single-label classification.
     Source: torch.nn.functional.cross_entropy, https://docs.pytorch.org
     """
+
+    shares: ClassVar[tuple[str, ...]] = ("top1", "top5")
 
     def suits(self, targets: Tensor) -> bool:
         return targets.ndim == 1 and not targets.is_floating_point() and targets.dtype.itemsize > 1

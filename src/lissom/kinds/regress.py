@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import LissomError
 from ..language.kind import WithoutPlaces
@@ -32,6 +32,8 @@ class Regress(WithoutPlaces):
     Also known as: Huber loss, smooth L1, coefficient of determination.
     Source: Huber 1964, Robust Estimation of a Location Parameter; torch.nn.functional.smooth_l1_loss
     """
+
+    less: ClassVar[tuple[str, ...]] = ("mae",)
 
     delta: float = arg("absolute difference above which the loss is linear", 1.0, above=0)
 

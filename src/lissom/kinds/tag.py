@@ -34,6 +34,7 @@ class Tag(WithClasses, WithoutPlaces):
     """
 
     axis: ClassVar[int | None] = 2
+    shares: ClassVar[tuple[str, ...]] = ("sequences",)
 
     ignore: int = arg("target of positions that do not count, such as padding", -100)
 

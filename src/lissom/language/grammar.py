@@ -17,6 +17,7 @@ space.
 from __future__ import annotations
 
 import ast
+import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -142,6 +143,18 @@ def not_a_value(node: ast.expr, where: str) -> LissomError:
         f"{where}: expected a number, a text in quotes or a {{set}} of them, got "
         f"'{ast.unparse(node)}'{cure if isinstance(node, ast.List) else ''}"
     )
+
+
+def finite(number: float) -> bool:
+    """Return whether a number fits in a float.
+
+    >>> finite(0.5), finite(10**400), finite(float("inf"))
+    (True, False, False)
+    """
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
 
 
 def repeats(value: Any) -> int:

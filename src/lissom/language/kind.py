@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import LissomError
+from .menu import menu
 from .method import Method, arg
 from .tally import Tally
 
@@ -28,6 +29,11 @@ class Kind(Method, ABC):
 
     Outputs are what the network returns: a tensor, or a tuple or dict of tensors.
     """
+
+    # names of metrics of which less is better; of the first metric of a tally, more is
+    less: ClassVar[tuple[str, ...]] = ()
+    # names of metrics that are the share of samples with the right answer
+    shares: ClassVar[tuple[str, ...]] = ()
 
     def answer(self, outputs: Tree) -> Tensor:
         """Return the tensor of outputs that is the answer, as logits. A kind of the user's own may
@@ -173,3 +179,13 @@ class WithoutPlaces(Kind):
 
     def colours(self, _: Tensor, __: Sequence[str]) -> dict[str, str]:
         return {}
+
+
+def less_is_better(metric: str) -> bool:
+    """Return whether less of a metric is better, as a kind of task says that has it by this name.
+
+    >>> less_is_better("mae"), less_is_better("top1")
+    (True, False)
+    """
+    kinds = menu("kinds")
+    return any(metric in kinds[name].less for name in kinds)

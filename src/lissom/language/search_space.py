@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from ..errors import LissomError
-from .grammar import parsed, span_in, written_range
+from .grammar import finite, parsed, span_in, written_range
 from .menu import menu
 from .method import kinds_of, ordered
 from .recipe import Recipe
 
-DIGITS = 3  # significant digits of a number chosen from a range
+DIGITS = 3  # significant digits of a number chosen from a range, or of its place in a narrow one
 STEP = "step "  # how names of choices between steps begin
 EXACT = 12  # significant digits of a number on a grid: 0.1 + 2 * 0.1 is written 0.3
 NEARLY = 1e-9  # share of a step by which the last number of a grid may seem to exceed the range
@@ -82,7 +82,10 @@ class Choice:
             return round(value)
         if self.step is not None:
             return float(f"{value:.{EXACT}g}")
-        return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
+        size = min(abs(value), self.high - self.low)  # digits of 0.9994 count from 0.999 to 0.9999
+        if size:
+            value = round(value, DIGITS - 1 - math.floor(math.log10(size)))
+        return min(max(value, self.low), self.high)
 
 
 Choose = Callable[[Choice], float]  # returns the index of an option, or a number
@@ -260,11 +263,12 @@ class Picking:
     def value(
         self, node: ast.expr, name: str, *, whole: bool, above: float | None = None
     ) -> ast.expr:
-        """Return the value of a setting: unchanged, one of a set, or a number from a range. If a
-        range begins at the excluded bound `above`, its lowest part leaves the step out.
+        """Return the value of a setting: unchanged, one of a set, or a number from a range. Items of
+        a set may be sets and ranges. If a range begins at the excluded bound `above`, its lowest part
+        leaves the step out.
         """
         if isinstance(node, ast.Set):
-            return self.one_of(node, name)
+            return self.value(self.one_of(node, name), name, whole=whole, above=above)
         choice = self.ranged(node, name, whole=whole, above=above)
         if choice is None:
             return node
@@ -305,6 +309,8 @@ def choice_from(name: str, numbers: list[int | float], *, whole: bool, log: bool
     low, high, *rest = numbers
     step = rest[0] if rest else None
     said = "..".join(map(str, numbers))
+    if not all(map(finite, numbers)):
+        raise LissomError(f"{name}: expected a range of numbers below 1e308, got {said:.40}")
     if low >= high:
         raise LissomError(f"{name}: expected a range from less to more, got {said}")
     if step is not None and not 0 < step <= high - low:

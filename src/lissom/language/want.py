@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..errors import LissomError, unknown
-from .grammar import parsed
+from .grammar import finite, parsed
 
 OBJECTIVES = ("fastest", "smallest", "accurate", "front")
 COSTS = ("ms", "bytes", "params", "macs", "resident")
@@ -161,6 +161,10 @@ def line_in(node: ast.expr, units: Mapping[str, float]) -> tuple[float, float]:
     if isinstance(node, ast.Name) and node.id in units:
         return 0.0, units[node.id]
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        if not finite(node.value):  # type: ignore[arg-type]
+            raise LissomError(
+                f"--want: expected a number below 1e308, got '{ast.unparse(node):.40}'"
+            )
         return 0.0, float(node.value)  # type: ignore[arg-type]
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         factor, value = line_in(node.operand, units)

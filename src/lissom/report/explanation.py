@@ -101,15 +101,23 @@ def complaints(row: dict[str, Any]) -> list[str]:
     return said
 
 
-def best_tried(rows: list[dict[str, Any]], count: int) -> list[str]:
+def best_tried(rows: list[dict[str, Any]], count: int, *, counted: bool) -> list[str]:
     """Return a conclusion on the remedies from their scores on `count` validation images. The first
-    row is the unchanged network.
+    row is the unchanged network. Chance is weighed only if scores are shares of images that are
+    `counted` as right.
     """
     known = [row for row in rows if row.get("valid") is not None]
-    if len(known) < 2 or known[0] is not rows[0] or not 0 <= known[0]["valid"] <= 1:
+    if len(known) < 2 or known[0] is not rows[0]:
         return []
     plain = known[0]["valid"]
     best = max(known[1:], key=lambda row: row["valid"])
+    if not counted:
+        gain = f"{best['what']}, gives {best['valid'] - plain:+.4f} on {count} validation images"
+        return [
+            f"Of what was tried, the best, {gain}."
+            if best["valid"] > plain
+            else f"Nothing tried is better: the best, {gain}."
+        ]
     chance = 1.96 * math.sqrt(2 * plain * (1 - plain) / count)
     gain = f"gives {100 * (best['valid'] - plain):+.2f} points on {count} validation images"
     return [

@@ -80,16 +80,18 @@ const unpack = id =>
     peak_mib: ["most memory with the runtime, MiB", 1],
   };
   const score = (r, y) => (y === "metric" ? r.metric : r.more[y]);
+  // the more of it, the better, though of some metrics less is
+  const merit = (r, y) => (D.less.includes(y) ? -1 : 1) * score(r, y);
   // latencies of different machines are not compared, sizes are
   const task = (r, x) => [r.model, r.data, r.kind, r.size, x === "ms" ? r.machine : ""].join("\n"),
     tasks = (rows, x) =>
       [...new Set(rows.map(r => task(r, x)))].map(name => rows.filter(r => task(r, x) === name));
-  // what no other beats: one with a higher score and no more of x, or with as high a score and surely less of x; with
-  // latency, only what lies below the other's interval is surely less. From the highest score down, so that 500 runs stay quick
+  // what no other beats: one with a better score and no more of x, or with as good a score and surely less of x; with
+  // latency, only what lies below the other's interval is surely less. From the best score down, so that 500 runs stay quick
   function front(rows, x, y) {
     const known = rows
         .filter(r => r[x] != null && score(r, y) != null && !(x === "ms" && r.wide))
-        .sort((a, b) => score(b, y) - score(a, y)),
+        .sort((a, b) => merit(b, y) - merit(a, y)),
       best = new Set();
     const [low, high] = x === "ms" ? ["low_ms", "high_ms"] : [x, x];
     let above = Infinity,
@@ -1196,10 +1198,11 @@ const unpack = id =>
     );
     $("machine").replaceChildren(
       ...D.machines.map(m => {
+        if (!m || !m.python) return node("p", "Not known");
         const gpu = m.gpu ? { driver: m.gpu.driver, CUDA: m.gpu.cuda, cuDNN: m.gpu.cudnn } : {};
         const p = node(
           "p",
-          `${m.cpu}, ${m.cores} cores, ${m.memory_gib === undefined ? "" : m.memory_gib + " GiB, "}${m.system}${m.gpu ? ", " + m.gpu.name : ""}. Instruction sets: ${m.isa.join(", ") || "not known"}. Python ${m.python}, ` +
+          `${m.cpu}, ${m.cores} cores, ${m.memory_gib === undefined ? "" : m.memory_gib + " GiB, "}${m.system}${m.gpu ? ", " + m.gpu.name : ""}. Instruction sets: ${(m.isa || []).join(", ") || "not known"}. Python ${m.python}, ` +
             Object.entries({ ...m.libraries, ...gpu })
               .filter(([, v]) => v)
               .map(([k, v]) => `${k} ${v}`)
@@ -1244,7 +1247,10 @@ const unpack = id =>
     ])
       choices($(id), having, names, having.includes(first) ? first : having[0]).onchange = plots;
     choices($("y"), ["metric", ...D.scores], [first, ...D.scores.map(title)], "metric").onchange =
-      plots;
+      () => {
+        plots();
+        table(); // which marks what is on the fronts
+      };
     $("ybox").hidden = !D.scores.length;
     const add = (name, values, set) => {
       const label = node("label", name + " "),

@@ -13,6 +13,7 @@ import orjson
 
 from ..bench.intervals import wide
 from ..errors import LissomError
+from ..language.kind import less_is_better
 from ..store.checks import many_read
 from ..store.store import Store, tell
 from ..system.scratch import written
@@ -103,12 +104,14 @@ def page_data(records: Sequence[dict[str, Any]], store: Store) -> dict[str, Any]
     own = rows_of(records)
     rows = with_references(own)
     means = over_seeds(own)
+    scores = list(dict.fromkeys(name for row in own for name in row["more"]))
     return {
         "uncompressed": uncompressed(records, store),
         "rows": rows,
         "drifts": drifts(own),
         "means": means if any(len(row["seeds"]) > 1 for row in means) else [],
-        "scores": list(dict.fromkeys(name for row in own for name in row["more"])),
+        "scores": scores,
+        "less": list(filter(less_is_better, scores)),
         "runs": runs,
         "steps": steps,
         "answers": answers_data(records, store),

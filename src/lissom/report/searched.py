@@ -8,6 +8,7 @@ from rich.table import Table
 
 from ..language.amounts import amount_text
 from ..running.search.found import Found
+from ..running.search.goal import Bound
 from .table import print_records, print_wide
 from .terminal import terminal
 
@@ -48,8 +49,9 @@ def print_found(found: Found) -> None:
         console.print("the time was up before a recipe was done; the same command goes on")
         return
     if not found.met:
+        limits = [Bound.of(text).said() for text in found.bounds]
         console.print(
-            f"nothing that was tried keeps {', '.join(found.bounds)}; the nearest:", soft_wrap=True
+            f"nothing that was tried keeps {', '.join(limits)}; the nearest:", soft_wrap=True
         )
     print_records(found.records, "table")
     for recipe in found.chosen:
@@ -58,7 +60,7 @@ def print_found(found: Found) -> None:
 
 def shown_names(found: Found) -> list[str]:
     """Return the names of the values to show: the first metric, aims, bounds."""
-    bounded = [bound.split()[0] for bound in found.bounds]
+    bounded = [Bound.of(text).name for text in found.bounds]
     first = next(iter(found.reference))
     return list(dict.fromkeys([first, *found.aims, *bounded]))
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..language.amounts import amount_text
-from ..language.want import COSTS
 from ..running.search.goal import Bound, Goal
 from ..running.search.outcome import Outcome
 from ..store.store import Store, tell
@@ -25,16 +25,32 @@ WIDE = 8  # an axis is logarithmic if its maximum is more than this many times i
 
 def searches_data(store: Store) -> list[dict[str, Any]]:
     """Return the data of each search of a store, newest first; report those that cannot be read."""
-    places = sorted(
-        (store.root / ".searches").glob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True
-    )
+    places = sorted((store.root / ".searches").glob("*.json"), key=changed, reverse=True)
     found = list[dict[str, Any]]()
     for place in places:
         try:
+            if not place.is_file():
+                raise ValueError("expected a file")
             found.append(search_data(json.loads(place.read_text(encoding="utf-8"))))
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            tell(f"report: {place} is no search that can be read ({error}); delete it")
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
+            said = error.strerror if isinstance(error, OSError) else error
+            tell(f"report: {place} is no search that can be read ({said}); delete it")
     return found
+
+
+def changed(path: Path) -> float:
+    """Return when a file was last changed; 0 if there is none."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def search_data(found: dict[str, Any]) -> dict[str, Any]:
@@ -43,7 +59,7 @@ def search_data(found: dict[str, Any]) -> dict[str, Any]:
     metric = next(iter(reference))
     aims = [str(name) for name in found["aims"]]
     cost = next((name for name in aims if name != metric), None)
-    bounds = [bound_in(str(text)) for text in found["bounds"]]
+    bounds = list(map(Bound.of, found["bounds"]))
     if cost is None:  # the first bounded cost, or else the multiply-adds
         cost = next((bound.name for bound in bounds if not bound.least), "macs")
     goal = Goal(tuple((name, 1 if name == metric else -1) for name in aims), tuple(bounds))
@@ -103,13 +119,6 @@ def bettered(goal: Goal, outcomes: Sequence[Outcome]) -> list[list[float]]:
         if value is not None and (not steps or steps[-1][1] != value):
             steps.append([spent_s / 60, value])
     return steps
-
-
-def bound_in(text: str) -> Bound:
-    """Return the bound of a text such as `top1 >= 0.9`."""
-    name, sign, number = text.split()
-    metric = name.partition("@")[0] not in COSTS
-    return Bound(name, sign == ">=", float(number), metric)
 
 
 def label_of(name: str) -> str:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Collection, Mapping
 
 from ..errors import LissomError, unknown
+from ..language.grammar import finite
+from ..language.kind import less_is_better
 from ..language.method import values_in
 from ..store.record import Measurement
 from ..store.store import Store
@@ -29,9 +31,9 @@ def expected_in(text: str, metrics: Collection[str]) -> dict[str, float]:
     for name, value in values.items():
         if name not in metrics:
             raise unknown("--expect", "metric", name, metrics)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not finite(value):
             raise LissomError(
-                f"--expect: {name}: expected a number, as in {name}=0.9, got {value!r}"
+                f"--expect: {name}: expected a number, as in {name}=0.9, got {str(value)[:40]!r}"
             )
     return {name: float(value) for name, value in values.items()}
 
@@ -77,15 +79,19 @@ def check_expected(store: Store, key: str, expected: Mapping[str, float]) -> Non
     reached = record["scores"]["test"]
     gates = [gate for gate in record["gates"] if not gate["name"].startswith("reaches")]
     for name, value in expected.items():
-        missing = value - (reached.get(name) or 0.0)
+        found = reached.get(name)
+        if less_is_better(name):
+            missing = (math.inf if found is None else found) - value
+        else:
+            missing = value - (found or 0.0)
         if missing > TOLERANCE:
-            if value > 1 >= (reached.get(name) or 0.0):
+            if value > 1 >= (found or 0.0) and not less_is_better(name):
                 raise LissomError(
                     f"--expect: {name} is a share from 0 to 1, as in {name}=0.9; got {value:g}"
                 )
-            found = "no number" if reached.get(name) is None else f"{reached[name]:.4f}"
+            said = "no number" if found is None else f"{found:.4f}"
             raise LissomError(
-                f"--expect: the uncompressed network reaches {name} {found} on the "
+                f"--expect: the uncompressed network reaches {name} {said} on the "
                 f"test set of {record['task']['data']}, expected {value:g} to within {TOLERANCE}; "
                 "images are seen through "
                 f"{record['task']['preprocessing'].get('preprocess')}: is that how it was trained?"

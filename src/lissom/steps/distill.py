@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -76,14 +75,10 @@ class Distill(Learning):
     )
 
     def identity(self) -> str:
-        """Return the settings, with a hash of the content of each weight file."""
-        from ..tasks.code import file_mark
-        from ..tasks.teachers import teachers_in
+        """Return the settings, with a hash of each file of weights or of code of the teachers."""
+        from ..tasks.teachers import teacher_marks
 
-        paths = [part.rpartition("=")[2] for part in teachers_in(self.teacher or "")]
-        return super().identity() + "".join(
-            file_mark(path) for path in paths if path and os.path.isfile(path)
-        )
+        return super().identity() + teacher_marks(self.teacher or "")
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Compare with the teacher once, on two images, to find whatever cannot be compared."""

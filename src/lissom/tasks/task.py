@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -77,6 +78,14 @@ class Task:
         """The names of the metrics; choices use the first one."""
         return self.tally().names
 
+    @property
+    def counts_samples(self) -> bool:
+        """Whether the first metric is the share of samples with the right answer, as far as known."""
+        if self.metrics or self.kind is None:
+            return False
+        # the kind's own name, though a task that labels itself calls the metric fidelity
+        return self.kind.tally(len(self.data.classes)).names[0] in self.kind.shares
+
     def term(self, smoothing: float = 0.0) -> Term:
         """Return the loss as a term: the task's own, or that of its kind."""
         kind = self.kind
@@ -110,8 +119,9 @@ class Task:
         """
         if weights and onnx_file(model):
             raise LissomError(f"--weights: {model} holds its weights; leave --weights out")
-        factory, source = factory_of(model)
         arguments = dict(arguments or {})
+        check_json(model, arguments)
+        factory, source = factory_of(model)
         published = weights if weights and is_published(weights, model) else None
         if published:
             arguments = {**published_argument(model, published), **arguments}
@@ -245,6 +255,19 @@ class Task:
                 f"model {self.name}: building it returned {type_of(model)}, not a torch.nn.Module"
             )
         return model.eval()
+
+
+def check_json(model: str, arguments: Mapping[str, Any]) -> None:
+    """Raise LissomError if an argument of a factory cannot be written into an entry, as JSON."""
+    for name, value in arguments.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise LissomError(
+                f"model {model}: its argument {name} is stored as JSON: expected a number, a text, "
+                f"True, False, None or a list of them, got {type_of(value)}; for others, write a "
+                "function that builds the network, and name it as path/to/file.py:factory"
+            ) from None
 
 
 def own_task(spec: str) -> Task:

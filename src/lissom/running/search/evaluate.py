@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,7 @@ class Evaluation:
     look: Callable[[], None] = lambda: None  # called regularly while workers learn
     protect: Callable[[Iterable[str]], None] = lambda _: None  # keys from being pruned meanwhile
     clock: Callable[[], float] = time.monotonic
+    needed: Collection[str] = ()  # the values that every outcome must have
 
     def __post_init__(self) -> None:
         self.float_ms: dict[tuple[str, str], float] = {}
@@ -160,7 +161,9 @@ class Evaluation:
     def _measured(
         self, point: Point, end: Node, recipe: Recipe, made: Made, *, probe: bool
     ) -> Outcome:
-        """Return the outcome of a network. Raises the error with which its making ended."""
+        """Return the outcome of a network. Raises the error with which its making ended, and
+        LissomError if a value that is needed is no number.
+        """
         if isinstance(made.error, Stopped):
             stopped = made.error
             return Outcome(
@@ -171,12 +174,17 @@ class Evaluation:
         begin = self.clock()
         run = self.run
         record = run.store.record(end.key)
-        values: dict[str, float] = {
-            name: value for name, value in record["scores"]["valid"].items() if value is not None
-        }
+        scores: dict[str, float | None] = record["scores"]["valid"]
+        if probe:  # its metrics mean nothing, so they need not be numbers
+            scores = {name: value or 0.0 for name, value in scores.items()}
+        values = {name: value for name, value in scores.items() if value is not None}
         values |= {"params": record["params"], "macs": record["macs"]}
         for target in self.targets:
             values |= self._costs(record, end, target)
+        if missing := [name for name in self.needed if name not in values]:
+            raise LissomError(
+                f"search: {recipe}: its {missing[0]} is no number, and --want needs one; it is left out"
+            )
         seconds = made.seconds + self.clock() - begin
         judged = learns_last(end)
         midway = None if probe or judged is None else midway_in(run.store.log(judged.key))

@@ -32,8 +32,22 @@ class Bound:
         """Return the bound as text, without the name."""
         return f"at {'least' if self.least else 'most'} {amount_text(self.name, self.number)}"
 
-    def __str__(self) -> str:
+    def said(self) -> str:
+        """Return the bound as text with five digits."""
         return f"{self.name} {'>=' if self.least else '<='} {self.number:.5g}"
+
+    def __str__(self) -> str:
+        return f"{self.name} {'>=' if self.least else '<='} {self.number!r}"
+
+    @classmethod
+    def of(cls, text: str) -> Bound:
+        """Return the bound that `str` wrote.
+
+        >>> Bound.of("top1 >= 0.9")
+        Bound(name='top1', least=True, number=0.9, metric=True)
+        """
+        name, sign, number = text.rsplit(maxsplit=2)  # the settings of a runtime may have spaces
+        return cls(name, sign == ">=", float(number), name.partition("@")[0] not in COSTS)
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,7 @@ class Goal:
         for limit in want.limits:
             names = measured_names(limit.quantity, limit.at, metrics, targets)
             if unknown_here := [name for name in names if name not in reference]:
-                raise LissomError(f"--want: {unknown_here[0]} has no number here, of any network")
+                raise no_number(unknown_here[0])
             bounds += [
                 Bound(name, limit.least, limit.of(reference[name]), name in metrics)
                 for name in names
@@ -69,7 +83,7 @@ class Goal:
         for bound in bounds:
             if bound.least and bound.metric and bound.number > 1 >= reference[bound.name]:
                 raise LissomError(
-                    f"--want: {bound}: no network reaches more than 1; the uncompressed one has "
+                    f"--want: {bound.said()}: no network reaches more than 1; the uncompressed one has "
                     f"{reference[bound.name]:.4g} on the validation data"
                 )
         first = metrics[0]
@@ -81,7 +95,14 @@ class Goal:
             "accurate": [(first, 1)],
             "front": [(first, 1), (times[0], -1), (sizes[0], -1)],
         }[want.objective]
+        for name in (first, *(name for name, _ in aims)):
+            if name not in reference:
+                raise no_number(name)
         return cls(tuple(aims), tuple(bounds))
+
+    def names(self) -> list[str]:
+        """Return the names of the values that aims and bounds need."""
+        return list(dict.fromkeys([*(n for n, _ in self.aims), *(b.name for b in self.bounds)]))
 
     def meets(self, outcome: Outcome) -> bool:
         """Return whether an outcome meets all bounds."""
@@ -117,6 +138,11 @@ class Goal:
             return any(beats(other, own) for other in losses)
 
         return [each for each, own in zip(fitting, losses, strict=True) if not is_beaten(own)]
+
+
+def no_number(name: str) -> LissomError:
+    """Build the error for a value that the uncompressed network does not have."""
+    return LissomError(f"--want: {name} has no number here, of any network")
 
 
 def burden(outcome: Outcome) -> float:

@@ -30,6 +30,7 @@ PROBING = 0.15  # share of the budget for probes; two are made in any case
 NEAR = 0.1  # a bound may lie below the least cost so far by this share of that cost
 SAME = 50  # the search ends after this many known or refused recipes in a row
 FEW = 4_000  # training samples; batches of 128 would be too few updates an epoch
+MOST_SEED = 2**31 - 1
 FAILURES = 5  # the search fails after this many in a row if nothing was trained
 
 
@@ -59,6 +60,7 @@ class Search:
         run = self.evaluation.run
         targets = [str(target) for target in self.evaluation.targets]
         seed = self.evaluation.seed
+        check_seed(seed)
         self.begun = self.clock()
         self.refused = 0  # recipes in a row that could not be run
         self.same = 0  # recipes in a row that were tried before
@@ -83,6 +85,8 @@ class Search:
         self.reference = known or self.evaluation.reference(self.space.example)
         self.evaluation.measure_in(self.reference)
         self.goal = Goal.of(self.want, run.task.metric_names, targets, self.reference.values)
+        metric = run.task.metric_names[0]
+        self.evaluation.needed = {metric, *self.goal.names()}
         # searches that share a database need different random numbers
         own = secrets.randbits(31) if self.shared else seed
         self.study = Study(
@@ -92,7 +96,7 @@ class Search:
         self.outcomes = self.study.outcomes()
         draw = np.random.default_rng([own, len(self.outcomes)])
         self.proposer = Proposer(self.space, self.goal, self.reference.values, draw)
-        self.early = Early(self.goal, self.proposer, run.task.metric_names[0])
+        self.early = Early(self.goal, self.proposer, metric)
         if self.outcomes:
             self.say(f"goes on with {counted(len(self.outcomes), 'outcome')} of earlier searches")
 
@@ -321,6 +325,12 @@ class Search:
             )
 
         return min(self.trained, key=missing, default=None)
+
+
+def check_seed(seed: int) -> None:
+    """Raise LissomError unless generators of random numbers take a seed."""
+    if not 0 <= seed <= MOST_SEED:
+        raise LissomError(f"search: expected a seed from 0 to {MOST_SEED}, got {seed!s:.40}")
 
 
 def default_space(*, learns: bool, labelled: bool, few_bits: bool, samples: int) -> SearchSpace:

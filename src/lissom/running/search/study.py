@@ -144,7 +144,8 @@ class Study:
         own = {what(each) for each in self.outcomes()}
         for outcome in storage.outcomes():
             # what is of no use for one want may be for another
-            if what(outcome) not in own and not outcome.stopped:
+            known = all(name in outcome.values for name in goal.names())
+            if known and what(outcome) not in own and not outcome.stopped:
                 self.add(outcome, taken=True)
 
     def _sampler(self, by: str, seed: int) -> Any:
