@@ -212,7 +212,7 @@ def test_the_notebook_runs_as_it_is(tmp_path: Path) -> None:
     name = "first-compression.ipynb"
     cells = cells_of(name)
     assert all(cell["cell_type"] == "markdown" or cell["outputs"] == [] for cell in cells)
-    smaller = {"train(6)": "train(1)", '"kd", 3': '"kd", 1', '"digits"': '"digits", size=(8, 8)'}
+    smaller = {"train(6, ": "train(1, ", '"kd", 3': '"kd", 1', '"digits"': '"digits", size=(8, 8)'}
     printed = printed_by(name, tmp_path, smaller)
     assert printed.count("openvino") == 2 and "-> " in printed
     assert (tmp_path / "small.onnx").is_file()
