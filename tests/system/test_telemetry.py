@@ -14,7 +14,7 @@ from lissom.system.processes import command, surroundings
 from lissom.system.telemetry import OFF
 
 RECIPE = "train(1, batch=256) | prune(0.5) | quantize(8, samples=32)"
-TO_LATENCY = 'prune(0.45, of="latency", multiple=32)'
+TO_LATENCY = 'prune(0.1, of="latency", multiple=32)'
 # of which 32 channels can be cut, or none: little has to be measured
 NETWORK = """
 from torch import nn
@@ -85,7 +85,7 @@ def test_the_steps_of_the_demo_write_into_the_store_alone(
                 encoding="utf-8",
                 check=False,
             )
-            if "of the latency cannot be removed; the cuts that were measured" not in done.stderr:
+            if "of the latency cannot be removed" not in done.stderr:
                 break
         assert done.returncode == 0, done.stderr
     found = {
