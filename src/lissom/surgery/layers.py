@@ -290,16 +290,39 @@ def back(layer: nn.Module) -> type[nn.Module]:
     return kind if vars(layer).get("geometry") is None else COMPRESSED[kind]
 
 
+def missing(size: int, reach: int, stride: int) -> int:
+    """Return the padding of an axis with which a window gives ceil(size / stride) places.
+
+    >>> missing(64, 3, 2), missing(65, 3, 2)
+    (1, 2)
+    """
+    return max(0, (-(-size // stride) - 1) * stride + reach - size)
+
+
+def halves(total: int, upper: bool) -> tuple[int, int]:
+    """Return the padding before and after; the larger half is after if `upper`, otherwise before.
+
+    >>> halves(3, True), halves(3, False)
+    ((1, 2), (2, 1))
+    """
+    small = total // 2
+    return (small, total - small) if upper else (total - small, small)
+
+
 def same_pads(
-    sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    *,
+    upper: bool = True,
 ) -> list[int]:
-    """Return the zeros before and after each axis, last axis first, for ceil(n / stride) outputs.
+    """Return the padding before and after each axis, last axis first, for ceil(n / stride) outputs.
 
     >>> same_pads((8, 9), (3, 3), (2, 2), (1, 1))
     [1, 1, 0, 1]
     """
     pads: list[int] = []
     for n, k, s, d in zip(sizes, kernel, stride, dilation, strict=True):
-        missing = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
-        pads = [missing // 2, missing - missing // 2, *pads]
+        pads = [*halves(missing(n, d * (k - 1) + 1, s), upper), *pads]
     return pads

@@ -7,9 +7,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from ...surgery.layers import halves
 from ..build import Op
 from ..values import Constant
-from .windows import Window, halves, last_first, window_of
+from .windows import Window, last_first, window_of
 
 
 def conv(op: Op) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...surgery.layers import halves, missing, same_pads
 from ..build import Op
 from ..values import Value
 
@@ -111,31 +112,11 @@ def same_padding(op: Op, window: Window, x: Value, axis: int, *, turned: bool) -
     return None
 
 
-def missing(size: int, reach: int, stride: int) -> int:
-    """Return the padding of an axis with which a window gives ceil(size / stride) places.
-
-    >>> missing(64, 3, 2), missing(65, 3, 2)
-    (1, 2)
-    """
-    return max(0, (-(-size // stride) - 1) * stride + reach - size)
-
-
-def halves(total: int, upper: bool) -> tuple[int, int]:
-    """Return the padding before and after; the larger half is after if `upper`, otherwise before.
-
-    >>> halves(3, True), halves(3, False)
-    ((1, 2), (2, 1))
-    """
-    small = total // 2
-    return (small, total - small) if upper else (total - small, small)
-
-
 def same_padded(
     x: Tensor, reaches: list[int], strides: list[int], upper: bool, value: float = 0.0
 ) -> Tensor:
     """Return `x` (n c ...) with padding for its size: a window then gives ceil(size / stride)
     places on each axis.
     """
-    axes = zip(x.shape[2:], reaches, strides, strict=True)
-    pairs = [halves(missing(size, reach, stride), upper) for size, reach, stride in axes]
-    return F.pad(x, last_first(pairs), value=value)
+    pads = same_pads(x.shape[2:], reaches, strides, [1] * len(reaches), upper=upper)
+    return F.pad(x, pads, value=value)
