@@ -17,6 +17,7 @@ from lissom.report.methods import method_rows, print_methods
         ("cross-layer equalization", {"equalize"}),
         ("batch-norm folding", {"fold"}),
         ("network slimming", {"sparsify", "bn"}),
+        ("penalty", {"sparsify"}),
         ("hinton", {"kd"}),
         ("prune", {"prune"}),
     ],

@@ -37,7 +37,7 @@ class Sparsify(Learning):
     pruned (group, grow).
 
     Also known as: network slimming for on="bn", group lasso for on="group", growing regularization
-    (GReg) for on="grow", sparsity regularization.
+    (GReg) for on="grow", sparsity regularization, penalty on weights.
     Source: Liu et al. 2017, Learning Efficient Convolutional Networks through Network Slimming,
     https://arxiv.org/abs/1708.06519; Yuan and Lin 2006, Model Selection and Estimation in
     Regression with Grouped Variables, for the group lasso, with the groups of Fang et al. 2023,
