@@ -114,6 +114,22 @@ AT_ONCE = {
     "report": (["report"], "holds no finished network"),
     "report of a key": (["report", "abc"], "no key begins with 'abc'"),
     "store": (["store", "--prune", "--keep", "abc"], "no key begins with 'abc'"),
+    "keys kept of no pruning": (
+        ["store", "--keep", "abc"],
+        "--keep: it does nothing without --prune; expected both or neither",
+    ),
+    "two operations": (
+        ["store", "--verify", "--push", "s3://bucket/nets"],
+        "store: expected one operation, got --push and --verify",
+    ),
+    "a page and a figure": (
+        ["report", "-o", "page.html", "--figure", "front.svg"],
+        "report: expected -o for a page or --figure for a figure, got both",
+    ),
+    "what no figure shows": (["report", "--against", "size"], "does nothing without --figure"),
+    "threads of no runtime": (["inspect", "--threads", "2"], "does nothing without --on"),
+    "normalisation of no file": (["run", OK, "--bake"], "does nothing without --to"),
+    "device of no remedy": (["explain", "abc", "--device", "cpu"], "does nothing without --try"),
     "unknown command": (["runn", OK], "runn"),
     "unknown option": (["run", OK, "--sead", "3"], "--sead"),
     "no argument": (["run"], "recipe"),

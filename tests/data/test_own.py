@@ -322,6 +322,21 @@ def test_targets_that_samples_do_not_have_are_not_believed() -> None:
     assert len(data.classes) == 4 and int(data.test.labels.max()) < 4
 
 
+class Halves(Map):
+    """A data set whose list holds whole numbers, and whose samples are a half more."""
+
+    targets = Y.tolist()
+
+    def __getitem__(self, place: int) -> Any:
+        x, y = super().__getitem__(place)
+        return x, y + 0.5
+
+
+def test_targets_that_are_rounded_in_the_list_are_not_believed() -> None:
+    labels = Data.of_dataset(Halves()).test.labels
+    assert labels.is_floating_point() and bool((labels % 1 == 0.5).all())
+
+
 def test_pictures_in_tensors_are_seen_through_the_preprocessing() -> None:
     pixels = torch.randint(0, 256, (20, 3, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
     labels = torch.arange(20) % 2

@@ -31,6 +31,7 @@ from .options import (
     Threads,
     Workers,
     WorkerThreads,
+    check_used,
     print_json,
 )
 
@@ -63,6 +64,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Run a recipe, or all recipes of a space, and measure them."""
+    check_used(words, "bake", "--to", to)
     from ..language.recipe import Space
 
     space = Space(recipe)
@@ -200,6 +202,7 @@ def plan(
 @app.command()
 @takes_network_and_data
 def inspect(
+    words: typer.Context,
     brought: Brought,
     key: Annotated[
         str, typer.Argument(help="A key of the store; by default the given network.")
@@ -232,6 +235,7 @@ def inspect(
     from ..running.plan import one_target
     from ..store.store import Store
 
+    check_used(words, "threads", "--on", on)
     method_of("importance", by, "--by")
     if on:
         one_target(on)
@@ -263,6 +267,7 @@ def inspect(
 @app.command()
 @takes_network_and_data
 def explain(
+    words: typer.Context,
     brought: Brought,
     key: Annotated[str, typer.Argument(help="A key of the store: a quantized network.")],
     to: Targets = "",
@@ -283,6 +288,7 @@ def explain(
     By stage, by layer and in every file; --try tests possible remedies. Without options for the
     network and the data, they are those that the entry was made for.
     """
+    check_used(words, "device", "--try", remedy)
     from ..running.plan import targets_of
     from ..store.store import Store
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from ..errors import LissomError
+
 RecipeText = Annotated[
     str, typer.Argument(help="Steps in order, as in: train(10) | prune({0.3, 0.5}) | quantize(8)")
 ]
@@ -105,6 +107,20 @@ def wait_asleep() -> None:
 
     if "OMP_WAIT_POLICY" not in os.environ and others_run():
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+def given(words: typer.Context, parameter: str) -> bool:
+    """Return whether an option stands on the command line."""
+    source = words.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def check_used(words: typer.Context, parameter: str, other: str, other_given: object) -> None:
+    """Raise LissomError if an option was given that does nothing without another one."""
+    if given(words, parameter) and not other_given:
+        raise LissomError(
+            f"--{parameter}: it does nothing without {other}; expected both or neither"
+        )
 
 
 def print_json(value: Any) -> None:

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from ..errors import LissomError
 from .app import app
-from .options import STORE, Format, Json, Place, print_json
+from .options import STORE, Format, Json, Place, check_used, given, print_json
 
 
 @app.command("list")
@@ -79,6 +80,7 @@ def compare(
 
 @app.command()
 def report(
+    words: typer.Context,
     keys: Annotated[
         list[str] | None, typer.Argument(help="Keys; every measured network if none.")
     ] = None,
@@ -97,6 +99,9 @@ def report(
     json: Json = False,
 ) -> None:
     """Write the report, a page that works offline, or a figure."""
+    check_used(words, "against", "--figure", figure)
+    if figure is not None and given(words, "output"):
+        raise LissomError("report: expected -o for a page or --figure for a figure, got both")
     from ..store.store import Store
 
     kept = Store(store)
@@ -114,6 +119,7 @@ def report(
 
 @app.command()
 def store(
+    words: typer.Context,
     prune: Annotated[
         bool, typer.Option("--prune", help="Delete entries that no finished recipe needs.")
     ] = False,
@@ -146,6 +152,19 @@ def store(
     json: Json = False,
 ) -> None:
     """List the finished networks; check, sign, copy or delete them."""
+    check_used(words, "keep", "--prune", prune)
+    check_used(words, "yes", "--prune", prune)
+    operations = {
+        "--remove": remove,
+        "--push": push,
+        "--pull": pull,
+        "--trust": trust,
+        "--verify": verify,
+        "--prune": prune,
+    }
+    wanted = [option for option, asked in operations.items() if asked]
+    if len(wanted) > 1:
+        raise LissomError(f"store: expected one operation, got {' and '.join(wanted)}")
     from ..commands.store import told
     from ..store.store import Store
 

@@ -286,7 +286,7 @@ def labels_of(samples: Any) -> Tensor | None:
             seen = torch.stack([torch.as_tensor(samples[int(k)][1]) for k in places])
         except Exception:  # the list holds something else: read the samples one by one
             return None
-        return labels if torch.equal(seen.to(labels.dtype), labels[places]) else None
+        return labels if torch.equal(seen.double(), labels[places].double()) else None
     return None
 
 

@@ -249,13 +249,15 @@ class Quantize(Step):
         wires, unseen = reached_flow(wires.without(wires.apart), seen, ctx)
         wires, apart = even_flow(wires, seen, ctx)
         plan = self.plan(model, wires, left, ctx, [*unseen, *apart])
-        bounds_of = cache(Ranges(seen, wires, ctx, self.range, samples, self.samples).of)
+        ranges = Ranges(seen, wires, ctx, self.range, samples, self.samples)
+        bounds_of = cache(ranges.of)
         if self.weights == "auto":
             from ..surgery.quantization.mixed import Mixture, mix_bits
 
             mixture = Mixture(plan, model, ctx, self.choices(), self.size, self.drop)
             mix_bits(mixture, wires, batches[0], bounds_of, self.weight_precision)
         quantized, bounds = insert_rounding(model, wires, plan, bounds_of)
+        ranges.note_unsettled()
         recover(quantized.eval(), before, wires, batches, ctx, self)
         eight = self.weights == self.inputs == 8
         check_moved(before, quantized.eval(), first(batches[0], 32), ctx, eight=eight)

@@ -162,7 +162,7 @@ class SharedBias(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(self.patches(x).flatten(2).transpose(1, 2))
         bias = torch.cat([self.bias, torch.zeros_like(self.bias), self.bias])
-        y = nn.functional.linear(input=tokens, weight=self.qkv.weight, bias=bias)
+        y = nn.functional.linear(tokens, bias=bias, weight=self.qkv.weight)
         return self.head(y.mean(1))
 
 

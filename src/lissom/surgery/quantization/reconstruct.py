@@ -99,6 +99,8 @@ def correct_biases(
             positions(y, layer) - positions(out, layer)
             for y, out in zip(wanted, outputs, strict=False)
         ]
+        if not any(map(len, errors)):  # no sample reaches this layer
+            continue
         shift = torch.cat(errors).mean(0)
         holder = layer if layer.norm is None else layer.norm
         with torch.no_grad():
@@ -146,6 +148,8 @@ def learn_rounding(
         part = whole.network.get_submodule(path)
         wanted = recorded(before, before.get_submodule(path), batches)[1]
         inputs, _, more = recorded(whole, part, batches)
+        if not any(x.numel() for x in inputs):  # no sample reaches this part
+            continue
         run = (
             (lambda x, p=part, m=more: p.whole(x, *m))
             if isinstance(part, QuantizedLayer)

@@ -41,9 +41,9 @@ class Rows(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (F.linear, projected):
-            read = [*args, *(kwargs or {}).values()]
-            if read[1] in self.names:
-                self.note(self.names[read[1]], read[0].detach())
+            named = dict(zip(("input", "weight"), args, strict=False)) | (kwargs or {})
+            if named["weight"] in self.names:
+                self.note(self.names[named["weight"]], named["input"].detach())
         return func(*args, **(kwargs or {}))
 
     def note(self, name: str, x: Tensor) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ...errors import counted
 from ...language.method import method_of
 from .bits import Precision
 from .calibrate import RangeStats
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ...language.context import Context
 
 SHIFT = 0.15  # share of a range by which that of half the samples may differ
+NAMED = 3  # so many ranges that have not settled are named in the note, the worst first
 
 
 @dataclass
@@ -31,32 +33,45 @@ class Ranges:
     range: str | None
     count: int
     wanted: int
+    unsettled: dict[str, tuple[float, str]] = field(default_factory=dict)  # site -> shift, text
 
     def of(self, site: str, spec: Precision) -> tuple[float, float]:
-        """Return the range of a site; note it if half of the samples would give quite another."""
+        """Return the range of a site, and remember it if half of the samples give quite another."""
         if site in self.wires.probabilities:
             return probability_range(self.seen[site])
         pick: Any = method_of("ranges", self.range or ("percentile" if spec.bits > 7 else "mse"))
         top = 2**spec.bits - 1
         low, high = pick(self.seen[site], top)
-        less, more = pick(self.seen[site].half(), top)
+        half_low, half_high = pick(self.seen[site].half(), top)
+        shift = abs((high - low) - (half_high - half_low))
+        if self.count > 1 and shift > SHIFT * (high - low):
+            text = (
+                f"{low:.3g} to {high:.3g}, with half the images {half_low:.3g} to {half_high:.3g}"
+            )
+            self.unsettled[site] = (shift / (high - low), f"{self._what(site)} ({text})")
+        return low, high
+
+    def note_unsettled(self) -> None:
+        """Add one note about all ranges that have not settled, or that nobody can tell."""
         where = self.ctx.where
-        if self.count == 1:
-            said = (
+        if self.seen and self.count == 1:
+            self.ctx.notes.append(
                 f"{where}: ranges of one image do not show whether they have settled; "
                 "more samples= would"
             )
-            self.ctx.notes += [] if said in self.ctx.notes else [said]
-        elif abs((high - low) - (more - less)) > SHIFT * (high - low):
-            self.ctx.notes.append(
-                f"{where}: the range of what {self._what(site)} has not settled ({low:.3g} to "
-                f"{high:.3g}, of half the {self.count} images {less:.3g} to {more:.3g}); "
-                f"{'more samples= or ' if self.count >= self.wanted else ''}a percentile would steady it"
-            )
-        return low, high
+        if not self.unsettled:
+            return
+        texts = [text for _, text in sorted(self.unsettled.values(), reverse=True)]
+        more = f"; and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
+        cures = ["a percentile"] if self.count < self.wanted else ["more samples=", "a percentile"]
+        self.ctx.notes.append(
+            f"{where}: {counted(len(texts), 'range')} of {self.count} images "
+            f"{'has' if len(texts) == 1 else 'have'} not settled: "
+            f"{'; '.join(texts[:NAMED])}{more}; {' or '.join(cures)} would help"
+        )
 
     def _what(self, site: str) -> str:
         layers = sorted(name for name in self.wires.readers.get(site, ()) if name)[:3]
         if layers:
-            return f"{' and '.join(layers)} read"
-        return f"{self.wires.makers.get(site, site)} returned"
+            return f"what {' and '.join(layers)} read"
+        return f"what {self.wires.makers.get(site, site)} returned"

@@ -339,8 +339,20 @@ class Sites(TorchFunctionMode):
             or out.ndim < 2
         ):
             if self.passed is not None:
-                self.passed(func, (*args, *(kwargs or {}).values()), out)
+                self.passed(func, in_order(args, kwargs), out)
             return out
         self.counts[kind] += 1
         self.inside[-1][1][kind] += 1
-        return self.visit(name, (*args, *(kwargs or {}).values()), out)
+        return self.visit(name, in_order(args, kwargs), out)
+
+
+def in_order(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> tuple[Any, ...]:
+    """Return the arguments of a function of PyTorch in its own order, whatever that of the call.
+
+    >>> in_order(("x",), {"bias": "b", "weight": "w"})
+    ('x', 'w', 'b')
+    """
+    named = kwargs or {}
+    first = [named[name] for name in ("input", "weight", "other") if name in named]
+    rest = [value for name, value in named.items() if name not in ("input", "weight", "other")]
+    return (*args, *first, *rest)
