@@ -74,7 +74,7 @@ class Quantize(Step):
     for correct; Xiao et al. 2022, SmoothQuant, https://arxiv.org/abs/2211.10438, for smooth.
     """
 
-    version: ClassVar[int] = 14
+    version: ClassVar[int] = 15
     leaves: ClassVar[str] = "quantized"
 
     weights: Literal[1, 2, 3, 4, 5, 6, 7, 8, 32, "ternary", "binary", "auto"] = arg(
