@@ -43,12 +43,12 @@ from lissom.exporting.onnx import export as _onnx
 from lissom.language.recipe import Recipe
 from lissom.running.plan import one_target
 from lissom.surgery.channels.choose import lowest
-from lissom.surgery.channels.probe import cuttable
 from lissom.surgery.channels.slice import Cut, slice_channels
-from lissom.surgery.compare import answers, gap
+from lissom.surgery.channels.trial_cut import cuttable
+from lissom.surgery.compare import difference_from, record_outputs
 from lissom.surgery.count import macs
 from lissom.surgery.quantization.network import QuantizedNetwork
-from lissom.trees import Tree, called, first, in_float, tensors_in
+from lissom.trees import Tree, first, in_float, run_on_copied_inputs, tensors_in
 
 EXACT = 1e-9
 RECIPES = ("prune(0.5)", "quantize(8)", "prune(0.5) | quantize(8)")
@@ -137,13 +137,13 @@ def dead_difference(model: nn.Module, images: Tree) -> dict[str, Any]:
                     for part, gone in zip(parts, dead if dead.ndim == 2 else [dead], strict=True):
                         part.index_fill_(m.axis, gone.nonzero().flatten(), 0)
         some = in_float(first(images, 1), torch.float64)
-        before = answers(model, some)
+        before = record_outputs(model, some)
         slice_channels(model, cut)
-        found = gap(before, model, some)
+        found = difference_from(before, model, some)
     return {
         "reachable": free / max(every, 1),
         "difference": found,
-        "left": groups.left,
+        "left": groups.left_whole,
         "seconds": seconds,
     }
 
@@ -154,15 +154,19 @@ def tried(recipe: str, model: nn.Module, fresh: nn.Module, images: Tree) -> dict
     small, notes = lissom.apply(recipe, model, example, images, notes=True)
     found: dict[str, Any] = {"notes": notes, "channels": [channels(model), channels(small)]}
     with torch.no_grad():
-        wanted = list(tensors_in(called(small, images)))
-    found["noise"] = noise(wanted[0], next(tensors_in(called(model, images))).detach())
+        wanted = list(tensors_in(run_on_copied_inputs(small, images)))
+    found["noise"] = noise(
+        wanted[0], next(tensors_in(run_on_copied_inputs(model, images))).detach()
+    )
     with tempfile.TemporaryDirectory() as folder:
         lissom.save(small, folder)
         again = lissom.load(folder, fresh).eval()
         with torch.no_grad():
             same = [
                 torch.equal(a, b)
-                for a, b in zip(wanted, tensors_in(called(again, images)), strict=True)
+                for a, b in zip(
+                    wanted, tensors_in(run_on_copied_inputs(again, images)), strict=True
+                )
             ]
         if not all(same):
             raise AssertionError("the network that was saved and loaded answers otherwise")
@@ -211,9 +215,9 @@ def converted_once() -> Iterator[None]:
     kept: dict[str, Any] = {}
     convert = _onnx.converted
 
-    def converted(model: nn.Module, shown: Any) -> Any:
+    def converted(model: nn.Module, inputs: Any) -> Any:
         if "model" not in kept:
-            kept["model"] = convert(model, shown)
+            kept["model"] = convert(model, inputs)
         return copy.deepcopy(kept["model"])
 
     _onnx.converted = converted

@@ -24,6 +24,7 @@ from lissom.data.split import Images
 from lissom.language.training import TrainSettings
 from lissom.learning.fit import fit
 from lissom.learning.precision import autocast, fast_precision, layout_of
+from lissom.learning.training_run import TrainingRun
 from lissom.models import factory
 from lissom.running.context import TaskContext
 from lissom.steps.distill import Distill
@@ -100,7 +101,9 @@ def main() -> None:
 
     ways: dict[str, Callable[[], object]] = {
         "student": lambda: fit(
-            network(), data, TrainSettings(1, lr=0.01, batch=words.batch), seed=0, device=DEVICE
+            TrainingRun(
+                network(), data, TrainSettings(1, lr=0.01, batch=words.batch), seed=0, device=DEVICE
+            )
         ),
         "teacher": forward_only(network(), data, words.batch),
         **{loss: distilled(loss) for loss in words.loss},

@@ -48,7 +48,7 @@ from lissom.language.recipe import Recipe
 from lissom.running.integer_share import share_in_integers
 from lissom.running.plan import one_target
 from lissom.targets.onnxruntime import INTEGER
-from lissom.trees import Tree, called, first, tensors_in
+from lissom.trees import Tree, first, run_on_copied_inputs, tensors_in
 
 RECIPE = "quantize(8)"
 RUNTIMES = ("openvino", "onnxruntime")
@@ -204,8 +204,8 @@ def tried(model: nn.Module, images: Tree) -> dict[str, Any]:
     small, notes = lissom.apply(RECIPE, model, example, images, notes=True)
     row: dict[str, Any] = {"notes": notes, "seconds": round(time.process_time() - begin, 1)}
     with torch.no_grad():
-        simulated = list(tensors_in(called(small, images)))
-        exact = [t.detach() for t in tensors_in(called(model, images))]
+        simulated = list(tensors_in(run_on_copied_inputs(small, images)))
+        exact = [t.detach() for t in tensors_in(run_on_copied_inputs(model, images))]
     row["rounding"] = compared(simulated, exact)
     with tempfile.TemporaryDirectory() as folder, converted_once():
         for runtime in RUNTIMES:
@@ -306,7 +306,7 @@ def normalise(model: nn.Module, images: Tree) -> None:
         if norm.running_mean is not None
     }
     with torch.no_grad():
-        called(model, images)
+        run_on_copied_inputs(model, images)
     for handle in handles.values():
         handle.remove()
 

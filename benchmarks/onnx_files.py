@@ -46,7 +46,7 @@ from lissom.bench.latency import latencies
 from lissom.bench.machine import machine
 from lissom.importing.fixed import with_fixed
 from lissom.importing.gate import worst_difference
-from lissom.language.method import values_in
+from lissom.language.grammar import named_values
 from lissom.running.plan import one_target
 from lissom.trees import Tree, first, tensors_in
 
@@ -492,7 +492,7 @@ def main() -> None:
         warnings.simplefilter("ignore")
         shape = tuple(int(size) for size in sizes.split("x") if size)
         text = fnmatch.fnmatch(Path(path).name, args.text)
-        fixed = values_in(args.fixed, "--fixed")
+        fixed = named_values(args.fixed, "--fixed")
         row = facts_of(Path(path)) | reasoned(lambda: tried(Path(path), shape, fixed, text=text))
         args.rows.write_text(json.dumps(row))
         return

@@ -14,6 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from distill_cost import DEVICE, pictures
@@ -23,6 +24,7 @@ from lissom.api import apply
 from lissom.data.split import Images
 from lissom.language.training import TrainSettings
 from lissom.learning.fit import fit
+from lissom.learning.training_run import TrainingRun
 from lissom.models import factory
 
 
@@ -42,7 +44,6 @@ def main() -> None:
         "--float32", action="store_true", help="also where the machine would learn in bfloat16"
     )
     words = parser.parse_args()
-    precision = torch.float32 if words.float32 else None
     data = pictures(words.batch * words.batches)
     shown = pictures(512).train
     assert isinstance(shown, Images)
@@ -59,8 +60,9 @@ def main() -> None:
         calibration[text] = time.perf_counter() - begin
 
     def turn(model: nn.Module) -> Callable[[], object]:
-        settings = TrainSettings(1, lr=1e-4, batch=words.batch)
-        return lambda: fit(model, data, settings, seed=0, device=DEVICE, precision=precision)
+        precision: Literal["fp32", "auto"] = "fp32" if words.float32 else "auto"
+        settings = TrainSettings(1, lr=1e-4, batch=words.batch, precision=precision)
+        return lambda: fit(TrainingRun(model, data, settings, seed=0, device=DEVICE))
 
     seconds: dict[str, list[float]] = {name: [] for name in networks}
     for k in range(words.rounds + 1):  # the first round is a warm-up

@@ -25,9 +25,9 @@ from lissom.bench.machine import machine
 from lissom.cli.counts import seconds_of
 from lissom.data.data import Data
 from lissom.language.want import Want
-from lissom.running.search.found import Found
 from lissom.running.search.goal import Goal
 from lissom.running.search.outcome import Outcome
+from lissom.running.search.run_search import SearchResult
 from lissom.tasks.task import Task
 
 BEGIN = "train(20)"
@@ -35,7 +35,7 @@ SPACE = 'prune(0..0.8, of="macs", by={l1, fisher}) | distill("kd", {1, 3, 8}) | 
 SAMPLES = 100_000
 
 
-def dominated(found: Found) -> np.ndarray:
+def dominated(found: SearchResult) -> np.ndarray:
     """Return which of SAMPLES random points of the box the recipes dominate."""
     goal = Goal(tuple((name, 1 if place == 0 else -1) for place, name in enumerate(found.aims)), ())
     outcomes = [each for each in map(Outcome.of, found.outcomes) if each.finished]

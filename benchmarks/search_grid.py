@@ -80,7 +80,7 @@ class Table:
         """Return the uncompressed network's outcome."""
         return self.uncompressed
 
-    def probed(self, recipe: Recipe) -> Recipe:
+    def without_learning(self, recipe: Recipe) -> Recipe:
         """Return the recipe: any can be probed."""
         return recipe
 
@@ -90,10 +90,10 @@ class Table:
         return Outcome(point, str(recipe), "", values, 1.0, probe=True)
 
     def outcomes(
-        self, asked: list[tuple[Point, Recipe]], _: Sequence[Rung | None]
+        self, proposals: list[tuple[Point, Recipe]], _: Sequence[Rung | None]
     ) -> list[Outcome]:
         """Return the outcomes of recipes, and advance the clock. None is stopped early."""
-        found = [self.known[str(recipe)] for _, recipe in asked]
+        found = [self.known[str(recipe)] for _, recipe in proposals]
         self.seconds += sum(each.seconds for each in found)
         return found
 

@@ -23,6 +23,7 @@ from lissom.data.split import Images
 from lissom.language.training import TrainSettings
 from lissom.learning.fit import fit
 from lissom.learning.precision import autocast, fast_precision, layout_of
+from lissom.learning.training_run import TrainingRun
 from lissom.models import factory
 
 BATCH, DEVICE = 128, torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -81,7 +82,7 @@ def main() -> None:
     )
     loops: dict[str, Callable[[nn.Module], object]] = {
         "lissom": lambda m: fit(
-            m, data, TrainSettings(1, lr=0.01, batch=BATCH), seed=0, device=DEVICE
+            TrainingRun(m, data, TrainSettings(1, lr=0.01, batch=BATCH), seed=0, device=DEVICE)
         ),
         "bare": lambda m: bare(m, pixels, labels),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from lissom.data.data import Data
 from lissom.data.split import Images
 from lissom.language.training import TrainSettings
 from lissom.learning.fit import fit
+from lissom.learning.training_run import TrainingRun
 
 CPU = torch.device("cpu")
 
@@ -47,5 +49,7 @@ def net(seed: int = 0) -> nn.Sequential:
 
 
 def trained(model: nn.Module, settings: TrainSettings, **more: Any) -> list[dict[str, Any]]:
-    given = {"seed": 0, "device": CPU, "precision": torch.float32, **more}
-    return fit(model, data(), settings, **given)
+    if settings.precision == "auto":
+        settings = replace(settings, precision="fp32")
+    given: dict[str, Any] = {"seed": 0, "device": CPU, **more}
+    return fit(TrainingRun(model, data(), settings, **given))

@@ -22,7 +22,8 @@ from lissom.data.split import Images
 from lissom.language.training import TrainSettings
 from lissom.learning.checkpoint import Checkpoints
 from lissom.learning.fit import fit
-from lissom.learning.ranks import Ranks, meet
+from lissom.learning.ranks import Ranks, join_group
+from lissom.learning.training_run import TrainingRun
 
 CPU = torch.device("cpu")
 
@@ -150,18 +151,18 @@ def learn(case: str, folder: Path, ranks: Ranks | None = None) -> None:
 
     place = folder / f"checkpoint of {case}"
     place.mkdir(exist_ok=True)
-    rows = fit(
+    run = TrainingRun(
         model,
         data(),
         settings,
         seed=3,
         device=CPU,
         terms=(noted,),
-        remembers=(remembered,),
+        stateful=(remembered,),
         checkpoints=Checkpoints(place, 0) if rank == 0 else None,
-        judge=lambda _: 0.1 * rank,
-        ranks=ranks,
+        validation_metric=lambda _: 0.1 * rank,
     )
+    rows = fit(run, ranks)
     name = f"{case}-{ranks.count if ranks else 1}-{rank}"
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / f"{name}.st")
     (folder / f"{name}.json").write_text(json.dumps([rows, remembered.value]))
@@ -172,7 +173,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     PLACE = Path(FOLDER)
     try:
-        MET = meet(int(RANK), int(COUNT), PLACE / "meeting", lambda: "another process ended")
+        MET = join_group(int(RANK), int(COUNT), PLACE / "meeting", lambda: "another process ended")
         for CASE in LEARNED.split(","):
             learn(CASE, PLACE, MET)
     except LissomError as error:

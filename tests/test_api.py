@@ -35,7 +35,7 @@ def test_a_quantized_network_is_not_cut() -> None:
 
 def test_ranges_that_have_not_settled_make_one_note_that_names_the_worst() -> None:
     from lissom.language.context import SurgeryContext
-    from lissom.language.method import method_of
+    from lissom.language.parse_methods import method_of
 
     def note(count: int) -> str:
         seen = torch.cat([0.1 * images(32, 16), 40 * images(32, 16)])
@@ -54,7 +54,7 @@ def test_ranges_that_have_not_settled_make_one_note_that_names_the_worst() -> No
 
 
 def test_a_copied_network_is_what_deepcopy_makes() -> None:
-    from lissom.tasks.given import copied_module
+    from lissom.tasks.user_network import copied_module
 
     class Tied(nn.Module):
         def __init__(self) -> None:
@@ -86,7 +86,7 @@ def test_a_copied_network_is_what_deepcopy_makes() -> None:
 
 
 def test_a_module_that_says_how_it_is_copied_is_copied_so() -> None:
-    from lissom.tasks.given import copied_module
+    from lissom.tasks.user_network import copied_module
 
     class Own(nn.Linear):
         def __getstate__(self) -> dict[str, Any]:

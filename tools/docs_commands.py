@@ -9,7 +9,7 @@ import typer
 
 import lissom.cli.main  # noqa: F401  (adds the commands to app)
 from lissom.cli.app import app
-from lissom.cli.brought import Brought
+from lissom.cli.task_options import TaskOptions
 
 SHARED = "Network and data"  # the section of the options that several commands share
 
@@ -18,7 +18,7 @@ def commands_page() -> str:
     """Return a section for each command as Markdown, with its arguments and options."""
     group: Any = typer.main.get_command(app)
     commands = group.commands
-    shared = {field.name for field in fields(Brought)}
+    shared = {field.name for field in fields(TaskOptions)}
     parts = [
         "# Commands\n\nAs `lissom COMMAND --help` prints them. With `--debug`, an error comes with its "
         "traceback; `lissom --version` prints the version.",
@@ -40,11 +40,16 @@ def _table(params: list[Any]) -> str:
     rows = ["| option | what it is |", "|---|---|"]
     for each in params:
         option = each.param_type_name == "option"
-        names = each.opts if option else [each.name.upper()]
+        names = [*each.opts, *each.secondary_opts] if option else [each.name.upper()]
         word = ", ".join(f'<code class="option">{name}</code>' for name in names)
-        cells = [word, (each.help or "") + _default(each)]
+        cells = [word, (each.help or "") + _choices(each) + _default(each)]
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
+
+
+def _choices(each: Any) -> str:
+    named = each.type_descriptor.choices
+    return f" One of {', '.join(f'`{choice}`' for choice in named)}." if named else ""
 
 
 def _default(each: Any) -> str:

@@ -25,7 +25,7 @@ _HOMES = {
     "Task": "tasks.task",
     "Data": "data.data",
     "run": "running.execute",
-    "search": "running.search.found",
+    "search": "running.search.run_search",
     "SearchSpace": "language.search_space",
     "Store": "store.store",
     "apply": "api",
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from .language.search_space import SearchSpace
     from .language.step import Step
     from .running.execute import run
-    from .running.search.found import search
+    from .running.search.run_search import search
     from .store.store import Store
     from .tasks.task import Task
 

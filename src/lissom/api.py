@@ -106,7 +106,7 @@ def _applied(
 ) -> tuple[nn.Module, list[str], list[str]]:
     """Return the network after the steps, their notes, and their warnings."""
     from .data.samples import Samples, example_of
-    from .tasks.given import copied_network, network_of
+    from .tasks.user_network import copied_network, network_of
 
     whole = network_of(model, "apply")
     example = example_of(example, whole)
@@ -130,7 +130,7 @@ def _in_turn(
 
     from .bench.clock import clock_of
     from .language.context import SurgeryContext
-    from .tasks.given import dtype_of
+    from .tasks.user_network import dtype_of
     from .trees import in_float, tensors_in
 
     device = next(tensors_in(example)).device
@@ -162,7 +162,7 @@ def _check_runs(model: nn.Module, example: Any, samples: Any) -> None:
     import torch
 
     from .surgery.steady import unsteady
-    from .trees import called, first, shapes
+    from .trees import first, run_on_copied_inputs, shapes
 
     answers = []
     others = (
@@ -173,7 +173,7 @@ def _check_runs(model: nn.Module, example: Any, samples: Any) -> None:
     for shown, what in [(example, "`example`"), *others]:
         try:
             with torch.no_grad():
-                answers.append(called(model, shown))
+                answers.append(run_on_copied_inputs(model, shown))
         except Exception as error:  # whatever the network's own code raises
             like = "" if shown is example else f"; `example` is {shapes(example)}"
             raise LissomError(
@@ -258,7 +258,7 @@ def export(
     from .running.parity import prove
     from .running.plan import one_target
     from .system.scratch import written
-    from .tasks.given import copied_network, network_of
+    from .tasks.user_network import copied_network, network_of
 
     try:
         shape = tuple(index(size) for size in shape)

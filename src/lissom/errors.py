@@ -87,7 +87,7 @@ def cut(text: str, most: int = 300) -> str:
     )
 
 
-def cause_of(error: BaseException, most: int = 300) -> str:
+def cause_of(error: BaseException) -> str:
     """Return the cause of an error in one line: the deepest `__cause__` with a text, and the line
     of the user's code.
     """
@@ -98,7 +98,7 @@ def cause_of(error: BaseException, most: int = 300) -> str:
     said = next(iter(COLOUR.sub("", str(told)).strip().splitlines()), "")
     place = next(filter(None, (place_of(extract_tb(e.__traceback__)) for e in reversed(chain))), "")
     kind = "" if " " in said else type(told).__name__ + (": " if said else "")
-    return cut(kind + said, most) + (f" ({place})" if place else "")
+    return cut(kind + said) + (f" ({place})" if place else "")
 
 
 def first_line(error: BaseException) -> str:

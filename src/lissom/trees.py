@@ -18,14 +18,23 @@ from .errors import LissomError
 # a tensor, or a tuple, list, dict or dataclass of trees; anything else is passed on unchanged
 Tree: TypeAlias = Any
 
-ANSWERS = ("logits", "out")  # the names of the answer among several outputs
+ANSWER_NAMES = ("logits", "out")  # the names of the answer among several outputs
 
 # If a network picks the best k rows of many, this output of integers (n k) says which rows the
 # other outputs contain, since their order may differ between runtimes.
 ROW_IDS = "row_ids"
+SOME_SAMPLES = 64  # what `some_of` returns
 
-# types that contain no tensors
-PLAIN = (int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
+TYPES_WITHOUT_TENSORS = (
+    int,
+    float,
+    str,
+    type(None),
+    torch.dtype,
+    torch.device,
+    torch.layout,
+    torch.memory_format,
+)
 
 
 def tensors_in(tree: Tree) -> Iterator[Tensor]:
@@ -41,7 +50,7 @@ def tensors_in(tree: Tree) -> Iterator[Tensor]:
             if isinstance(part, Tensor):
                 yield part
             elif not isinstance(
-                part, PLAIN
+                part, TYPES_WITHOUT_TENSORS
             ):  # most arguments of an operation are plain, and parts_of is slow for them
                 yield from tensors_in(part)
 
@@ -93,7 +102,7 @@ def answer_in(outputs: Tree) -> Tensor | None:
     """
     if isinstance(outputs, Tensor):
         return outputs
-    for name in ANSWERS:
+    for name in ANSWER_NAMES:
         if (part := output_named(outputs, name)) is not None:
             return part
     tensors = list(tensors_in(outputs))
@@ -105,7 +114,7 @@ def answer_of(outputs: Tree) -> Tensor:
     answer = answer_in(outputs)
     if answer is None:
         raise LissomError(
-            f"outputs: expected one tensor, or several of which one is called {' or '.join(ANSWERS)}, "
+            f"outputs: expected one tensor, or several of which one is called {' or '.join(ANSWER_NAMES)}, "
             f"got {shapes(outputs)}; which of others is the answer, a kind of your own says, as in "
             "--kind file.py:name"
         )
@@ -174,10 +183,10 @@ def alike(trees: Sequence[Tree]) -> list[Tree]:
     return [tree for tree in trees if [t.shape[1:] for t in tensors_in(tree)] == wanted]
 
 
-def some_of(trees: Sequence[Tree], count: int = 64) -> Tree:
-    """Return about `count` samples as one tree, evenly from all trees shaped like the first."""
+def some_of(trees: Sequence[Tree]) -> Tree:
+    """Return about SOME_SAMPLES samples as one tree, evenly from all trees shaped like the first."""
     fitting = alike(trees)
-    return concatenated([first(tree, max(1, count // len(fitting))) for tree in fitting])
+    return concatenated([first(tree, max(1, SOME_SAMPLES // len(fitting))) for tree in fitting])
 
 
 def put_in(tree: Tree, tensors: Sequence[Tensor]) -> Tree:
@@ -210,12 +219,12 @@ def in_float(tree: Tree, dtype: torch.dtype = torch.float32) -> Tree:
     return mapped(lambda t: t.to(dtype) if t.is_floating_point() else t, tree)
 
 
-def called(model: nn.Module, inputs: Tree) -> Tree:
+def run_on_copied_inputs(model: nn.Module, inputs: Tree) -> Tree:
     """Run a network on copies of a tree of inputs, since a forward may change its inputs."""
-    return handed(model, copied(inputs))
+    return run_network(model, copied(inputs))
 
 
-def handed(model: Callable[..., Tree], inputs: Tree) -> Tree:
+def run_network(model: Callable[..., Tree], inputs: Tree) -> Tree:
     """Run a network on a tree of inputs without copying them."""
     if isinstance(inputs, Mapping):
         return model(**inputs)

@@ -18,7 +18,7 @@ from lissom.language.context import SurgeryContext
 from lissom.models import factory
 from lissom.steps.prune import Prune
 from lissom.surgery.channels.group import Group
-from lissom.surgery.channels.probe import cuttable
+from lissom.surgery.channels.trial_cut import cuttable
 from lissom.surgery.count import macs
 from lissom.surgery.trace import traced
 
@@ -77,7 +77,7 @@ def test_the_predictor_adds_up_the_layers_at_the_widths_kept() -> None:
     net = nn.Sequential(
         nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 16, 3), nn.Flatten(), nn.Linear(16 * 144, 4)
     ).eval()
-    groups = cuttable(net, images()).free
+    groups = cuttable(net, images()).cuttable_groups
     cost = Table().predictor(net, images(), groups)
     assert cost([32, 16]) == pytest.approx(3 * 32 + 32 * 16 + 16 * 144 * 4)
     assert cost([16, 8]) == pytest.approx(3 * 16 + 16 * 8 + 8 * 144 * 4)

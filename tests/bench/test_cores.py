@@ -58,7 +58,7 @@ def test_a_file_does_not_run_beside_threads_of_the_last_one_that_spin(tmp_path: 
 @pytest.mark.parametrize("told", [True, False], ids=["threads are seen", "only time is seen"])
 def test_settling_waits_for_threads_that_spin(told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not told:
-        monkeypatch.setattr(threads, "TASKS", Path("/there/is/none"))
+        monkeypatch.setattr(threads, "THREADS_FOLDER", Path("/there/is/none"))
     begin = time.monotonic()
     spins = threading.Thread(
         target=lambda: sum(k for k in iter(lambda: time.monotonic() - begin < 0.3, False))
@@ -96,7 +96,7 @@ def test_threads_that_train_wait_asleep_where_others_run(
 def test_others_run_if_they_do_at_every_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "SPAN_S", 0)
     for counts, wanted in (("1", False), ("2", True), ("221", False), ("222223", True)):
-        looks = iter(counts + counts[-1] * cores.LOOKS)
+        looks = iter(counts + counts[-1] * cores.THREAD_CHECKS)
         monkeypatch.setattr(
             Path, "read_text", lambda *_, looks=looks, **__: f"0.5 0.5 0.5 {next(looks)}/300 77"
         )
@@ -160,5 +160,7 @@ def test_the_choice_is_a_processor_of_each_of_the_best_cores(
         # none that was passed over is free where a chosen one is busy, nor faster and as free
         if core not in used:
             for other in used:
-                mine, its = (sum(share[cpu] for cpu in one) > cores.BUSY for one in (core, other))
+                mine, its = (
+                    sum(share[cpu] for cpu in one) > cores.BUSY_SHARE for one in (core, other)
+                )
                 assert (mine, -khz[core[0]]) >= (its, -khz[other[0]])

@@ -32,7 +32,7 @@ def test_a_gpu_is_named_with_its_versions(
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: found)
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 92400)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(machine, "DRIVER", tmp_path / "version")
+    monkeypatch.setattr(machine, "DRIVER_FILE", tmp_path / "version")
     if said is not None:
         (tmp_path / "version").write_text(said)
     wanted = {

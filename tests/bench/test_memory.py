@@ -12,13 +12,13 @@ from torch import nn
 
 import lissom
 from lissom.language.menu import menu
-from lissom.language.method import method_of
+from lissom.language.parse_methods import method_of
 
 LOADED = """
 import sys
 from importlib import import_module
 from pathlib import Path
-from lissom.language.method import method_of
+from lissom.language.parse_methods import method_of
 target = method_of("targets", sys.argv[1])
 import_module(target.module)
 before = set(sys.modules)

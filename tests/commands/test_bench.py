@@ -26,7 +26,7 @@ from lissom.commands import bench as files
 from lissom.commands.bench import bench, compared
 from lissom.data.data import Data
 from lissom.exporting.onnx.names import layer_named
-from lissom.language.method import method_of
+from lissom.language.parse_methods import method_of
 from lissom.report.benchmark import merged, print_bench
 from lissom.store.store import Store
 from lissom.surgery.count import layer_table
@@ -122,14 +122,14 @@ def test_a_baseline_is_that_of_its_own_network_and_one_that_fails_is_told(
             Timing(next(ms), 1.0, 1.0, 1.5, None, 1.0, 1.0, 1.0) for _ in pairs
         ],
     )
-    real, said = files.exported, list[str]()
+    real, said = files.export_if_missing, list[str]()
 
     def fails(store: Store, key: str, target: Any, *rest: Any) -> Path:
         if str(target) == "torch":
             raise LissomError("export: no")
         return real(store, key, target, *rest)
 
-    monkeypatch.setattr(files, "exported", fails)
+    monkeypatch.setattr(files, "export_if_missing", fails)
     (other,) = lissom.run(
         "quantize(8, samples=8)",
         Task.of("resnet8", Data.of("digits", size=(8, 8))),

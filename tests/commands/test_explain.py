@@ -22,12 +22,12 @@ from lissom.cli.main import main
 from lissom.commands.explain import Explainer
 from lissom.commands.remedies import remedies
 from lissom.commands.try_remedies import try_remedies
-from lissom.language.method import method_of
+from lissom.language.parse_methods import method_of
 from lissom.language.recipe import Recipe
 from lissom.report.explanation import best_tried, concluded
 from lissom.report.page import unpacked
 from lissom.running.entries import task_of_entry
-from lissom.running.measure import exported
+from lissom.running.measure import export_if_missing
 from lissom.running.plan import one_target
 from lissom.store.manifest import seal
 from lissom.store.store import Store
@@ -233,7 +233,7 @@ def test_an_older_processor_saturates_unless_weights_have_7_bits(runs: Any) -> N
     target, images = one_target("openvino"), [task.data.example(64).numpy()]
     gaps = {}
     for record in (eight, seven):
-        path = exported(store, record["key"], target, False, task.fresh)
+        path = export_if_missing(store, record["key"], target, False, task.fresh)
         now, old = (capped(target, Path(path), images, cap) for cap in ("", "AVX2"))
         assert now is not None and old is not None and now[1] > 0
         beyond = capped(target, Path(path), images, "AVX512_CORE_VNNI")

@@ -17,7 +17,7 @@ from lissom import LissomError, apply
 from lissom.exporting.floats import FloatRounding
 from lissom.language.grid import Grid
 from lissom.language.menu import menu
-from lissom.language.method import method_of
+from lissom.language.parse_methods import method_of
 from lissom.surgery.quantization.kernels import clipped, equal_steps, product, signs
 from lissom.surgery.quantization.rounding import Rounding
 

@@ -15,18 +15,18 @@ from torch import Tensor, nn
 
 from lissom import LissomError
 from lissom.language.menu import menu
-from lissom.language.method import method_of
+from lissom.language.parse_methods import method_of
 from lissom.models import factory
 from lissom.surgery.channels.evidence import Evidence
 from lissom.surgery.channels.group import Group, Member
-from lissom.surgery.channels.groups import Groups, groups_of
+from lissom.surgery.channels.network_groups import NetworkGroups, groups_of
 from lissom.surgery.loss import cross_entropy
 
 SCORES = list(menu("importance"))
 MEASURED = {"taylor", "fisher", "activation"}
 
 
-def lively(net: nn.Module, size: int = 16) -> tuple[Groups, Evidence]:
+def lively(net: nn.Module, size: int = 16) -> tuple[NetworkGroups, Evidence]:
     """Give batch-norms numbers that matter; return the groups and what scores look at."""
     torch.manual_seed(0)
     with torch.no_grad():
@@ -37,7 +37,7 @@ def lively(net: nn.Module, size: int = 16) -> tuple[Groups, Evidence]:
     return groups, evidence(net, groups, size)
 
 
-def evidence(net: nn.Module, groups: Groups, size: int = 16) -> Evidence:
+def evidence(net: nn.Module, groups: NetworkGroups, size: int = 16) -> Evidence:
     draw, like = torch.Generator().manual_seed(1), next(net.parameters())
     batches = [
         (
@@ -46,7 +46,7 @@ def evidence(net: nn.Module, groups: Groups, size: int = 16) -> Evidence:
         )
         for _ in range(2)
     ]
-    return Evidence(net, groups.free, lambda: list(batches), loss=loss)
+    return Evidence(net, groups.cuttable_groups, lambda: list(batches), loss=loss)
 
 
 def loss(images: Tensor, labels: Tensor, outputs: Tensor) -> Tensor:
@@ -60,14 +60,14 @@ def small() -> nn.Sequential:
 @pytest.fixture(
     scope="module", params=["resnet8", "preresnet11", "vgg11-quarter", "nin_gc-quarter"]
 )
-def network(request: pytest.FixtureRequest) -> tuple[Groups, Evidence]:
+def network(request: pytest.FixtureRequest) -> tuple[NetworkGroups, Evidence]:
     torch.manual_seed(0)
     return lively(factory(request.param)(num_classes=4))
 
 
 @pytest.mark.parametrize("name", SCORES)
 def test_a_score_is_one_finite_number_for_each_unit(
-    name: str, network: tuple[Groups, Evidence]
+    name: str, network: tuple[NetworkGroups, Evidence]
 ) -> None:
     groups, net = network
     for group in groups:
@@ -82,7 +82,7 @@ def test_a_score_is_one_finite_number_for_each_unit(
 
 @pytest.mark.parametrize("name", [n for n in SCORES if n != "random"])
 def test_a_score_does_not_depend_on_the_order_of_members(
-    name: str, network: tuple[Groups, Evidence]
+    name: str, network: tuple[NetworkGroups, Evidence]
 ) -> None:
     groups, net = network
     score = method_of("importance", name)
@@ -97,17 +97,17 @@ def test_a_score_does_not_depend_on_the_order_of_members(
 @pytest.mark.parametrize("name", [n for n in SCORES if n != "random"])
 def test_a_score_follows_the_channels_when_they_change_places(name: str) -> None:
     groups, net = lively(small())
-    (group,) = groups.free
+    (group,) = groups.cuttable_groups
     score, order = method_of("importance", name), torch.randperm(8)
     moved = [Member(m.tensor, m.axis, m.role, order[m.unit]) for m in group.members]
     torch.testing.assert_close(score(Group(group.name, 8, moved), net)[order], score(group, net))
 
 
 @pytest.mark.parametrize("name", SCORES)
-def test_a_score_changes_no_tensor(name: str, network: tuple[Groups, Evidence]) -> None:
+def test_a_score_changes_no_tensor(name: str, network: tuple[NetworkGroups, Evidence]) -> None:
     groups, net = network
     before = {k: v.detach().clone() for k, v in net.tensors.items()}
-    method_of("importance", name)(groups.free[0], evidence(net.model, groups))
+    method_of("importance", name)(groups.cuttable_groups[0], evidence(net.model, groups))
     assert all(torch.equal(before[k], v) for k, v in net.tensors.items())
     assert not net.model.training and all(p.grad is None for p in net.model.parameters())
     assert not any(m._forward_hooks for m in net.model.modules())
@@ -122,7 +122,10 @@ def test_a_score_takes_any_precision(name: str, dtype: torch.dtype) -> None:
     other = evidence(copy.deepcopy(net.model).to(dtype), groups)
     score = method_of("importance", name)
     torch.testing.assert_close(
-        score(groups.free[0], other), score(groups.free[0], net), rtol=0.02, atol=0.02
+        score(groups.cuttable_groups[0], other),
+        score(groups.cuttable_groups[0], net),
+        rtol=0.02,
+        atol=0.02,
     )
 
 
@@ -133,7 +136,10 @@ def test_a_score_does_not_depend_on_the_device(name: str) -> None:
     there = evidence(copy.deepcopy(net.model).cuda(), groups)
     score = method_of("importance", name)
     torch.testing.assert_close(
-        score(groups.free[0], there), score(groups.free[0], net), rtol=1e-3, atol=1e-3
+        score(groups.cuttable_groups[0], there),
+        score(groups.cuttable_groups[0], net),
+        rtol=1e-3,
+        atol=1e-3,
     )
 
 
@@ -143,14 +149,14 @@ def test_a_dead_channel_scores_lowest(name: str) -> None:
     groups, found = lively(net)
     with torch.no_grad():
         net[0].weight[5], net[0].bias[5], net[1].weight[5], net[1].bias[5] = 0, 0, 0, 0
-    assert int(method_of("importance", name)(groups.free[0], found).argmin()) == 5
+    assert int(method_of("importance", name)(groups.cuttable_groups[0], found).argmin()) == 5
 
 
 def test_the_same_seed_draws_the_same_scores() -> None:
     groups, net = lively(small())
     draws = [
         method_of("importance", "random")(
-            groups.free[0], Evidence(net.model, groups.free, list, seed=seed)
+            groups.cuttable_groups[0], Evidence(net.model, groups.cuttable_groups, list, seed=seed)
         )
         for seed in (3, 3, 4)
     ]
@@ -189,7 +195,7 @@ def naive(name: str, units: list[list[float]]) -> list[float]:
 @pytest.mark.parametrize("model", ["resnet8", "preresnet11"])
 def test_scores_of_filters_against_loops(name: str, model: str) -> None:
     groups, net = lively(factory(model)(num_classes=4))
-    for group in groups.free[:4]:
+    for group in groups.cuttable_groups[:4]:
         layers = [naive(name, units) for units in rows_of(group, net)]
         wanted = torch.tensor([sum(values) / len(layers) for values in zip(*layers, strict=True)])
         torch.testing.assert_close(
@@ -197,7 +203,7 @@ def test_scores_of_filters_against_loops(name: str, model: str) -> None:
         )
 
 
-def test_bn_against_loops(network: tuple[Groups, Evidence]) -> None:
+def test_bn_against_loops(network: tuple[NetworkGroups, Evidence]) -> None:
     groups, net = network
     for group in groups:
         found: list[list[float]] = [[] for _ in range(group.size)]
@@ -211,12 +217,14 @@ def test_bn_against_loops(network: tuple[Groups, Evidence]) -> None:
         torch.testing.assert_close(method_of("importance", "bn")(group, net), torch.tensor(wanted))
 
 
-def test_group_is_the_norm_of_all_that_a_cut_takes_along(network: tuple[Groups, Evidence]) -> None:
+def test_group_is_the_norm_of_all_that_a_cut_takes_along(
+    network: tuple[NetworkGroups, Evidence],
+) -> None:
     """Zero one unit at a time: what the squares of all learned numbers lose is the square of its score."""
     from lissom.surgery.channels.slice import zero_channels
 
     groups, net = network
-    for group in groups.free[:3]:
+    for group in groups.cuttable_groups[:3]:
         found, lost = method_of("importance", "group")(group, net), []
         for unit in range(0, group.size, 5):
             other = copy.deepcopy(net.model)
@@ -237,7 +245,7 @@ def test_what_the_loss_says_against_finite_differences(name: str) -> None:
     """
     groups, net = lively(factory("resnet8")(num_classes=4).double())
     h = 1e-5
-    for group in groups.free[:2]:
+    for group in groups.cuttable_groups[:2]:
         found = method_of("importance", name)(group, net)
         for unit in (0, group.size // 2, group.size - 1):
             losses = []
@@ -266,17 +274,20 @@ def test_activation_against_the_layer_itself() -> None:
     outs = [net.model[1](net.model[0](x)) for x, _ in net.images()]
     wanted = torch.cat(outs).abs().mean((0, 2, 3)).detach()
     torch.testing.assert_close(
-        method_of("importance", "activation")(groups.free[0], net), wanted / wanted.mean()
+        method_of("importance", "activation")(groups.cuttable_groups[0], net),
+        wanted / wanted.mean(),
     )
 
 
 def test_without_labels_the_networks_own_answers_stand_for_them() -> None:
     groups, net = lively(nn.Sequential(small(), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     answers = [(x, net.model(x).argmax(1)) for x, _ in net.images()]
-    blind = Evidence(net.model, groups.free, lambda: [(x, None) for x, _ in answers])
-    seeing = Evidence(net.model, groups.free, lambda: list(answers))
+    blind = Evidence(net.model, groups.cuttable_groups, lambda: [(x, None) for x, _ in answers])
+    seeing = Evidence(net.model, groups.cuttable_groups, lambda: list(answers))
     score = method_of("importance", "fisher")
-    torch.testing.assert_close(score(groups.free[0], blind), score(groups.free[0], seeing))
+    torch.testing.assert_close(
+        score(groups.cuttable_groups[0], blind), score(groups.cuttable_groups[0], seeing)
+    )
 
 
 def test_bn_of_a_channel_that_a_norm_sees_at_many_positions_is_their_mean() -> None:
@@ -294,7 +305,7 @@ def test_bn_of_a_channel_that_a_norm_sees_at_many_positions_is_their_mean() -> N
 def test_bn_without_a_norm_is_an_error() -> None:
     groups, net = lively(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)))
     with pytest.raises(LissomError, match="no batch-norm"):
-        method_of("importance", "bn")(groups.free[0], net)
+        method_of("importance", "bn")(groups.cuttable_groups[0], net)
 
 
 def test_a_layer_that_is_not_called_as_a_module_is_an_error() -> None:
@@ -304,7 +315,7 @@ def test_a_layer_that_is_not_called_as_a_module_is_an_error() -> None:
 
     groups, net = lively(Functional(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)))
     with pytest.raises(LissomError, match="was not called as a module"):
-        method_of("importance", "taylor")(groups.free[0], net)
+        method_of("importance", "taylor")(groups.cuttable_groups[0], net)
 
 
 @pytest.mark.parametrize("by", ["taylor", "fisher"])
@@ -325,7 +336,7 @@ def test_outputs_that_are_no_answers_are_one_clear_line(
     )
     net.loss = cross_entropy
     with pytest.raises(LissomError, match="a number for each class"):
-        method_of("importance", by)(groups.free[0], net)
+        method_of("importance", by)(groups.cuttable_groups[0], net)
 
 
 class Two(nn.Module):
@@ -347,15 +358,17 @@ def test_several_inputs_are_measured_by_position_or_by_name(name: str, named: bo
     inputs: Any = {"right": 2 * x, "left": x} if named else (x, 2 * x)
     groups = groups_of(net, (x[:1], x[:1]))
     labels = torch.arange(6) % 4
-    found = Evidence(net, groups.free, lambda: [(inputs, labels)], loss=loss)
+    found = Evidence(net, groups.cuttable_groups, lambda: [(inputs, labels)], loss=loss)
     one = nn.Module()
     one.forward = lambda x: net(x, 2 * x)  # type: ignore[method-assign]
     one.net = net
-    members = [Member(f"net.{m.tensor}", m.axis, m.role, m.unit) for m in groups.free[0].members]
-    alone = [Group("c", groups.free[0].size, members)]
+    members = [
+        Member(f"net.{m.tensor}", m.axis, m.role, m.unit) for m in groups.cuttable_groups[0].members
+    ]
+    alone = [Group("c", groups.cuttable_groups[0].size, members)]
     wanted = Evidence(one, alone, lambda: [(x, labels)], loss=loss)
     score = method_of("importance", name)
-    torch.testing.assert_close(score(groups.free[0], found), score(alone[0], wanted))
+    torch.testing.assert_close(score(groups.cuttable_groups[0], found), score(alone[0], wanted))
 
 
 class Aside(nn.Module):
@@ -375,7 +388,9 @@ class Aside(nn.Module):
 def test_an_output_that_is_not_in_the_loss_counts_nothing(name: str) -> None:
     groups, net = lively(Aside())
     net.loss = lambda images, labels, outputs: loss(images, labels, outputs["out"])
-    scores = {g.layers("out")[0]: method_of("importance", name)(g, net) for g in groups.free}
+    scores = {
+        g.layers("out")[0]: method_of("importance", name)(g, net) for g in groups.cuttable_groups
+    }
     assert (scores["stem"] > 0).all() and (scores["aux.0"] == 0).all()
 
 
@@ -383,7 +398,7 @@ def test_a_loss_that_depends_on_no_layer_is_an_error() -> None:
     groups, net = lively(small())
     net.loss = lambda images, labels, outputs: outputs.detach().sum()
     with pytest.raises(LissomError, match=r"the loss depends on no layer.*l1"):
-        method_of("importance", "taylor")(groups.free[0], net)
+        method_of("importance", "taylor")(groups.cuttable_groups[0], net)
 
 
 class Rows(nn.Module):
@@ -410,7 +425,7 @@ def test_a_layer_with_several_numbers_of_rows_is_measured_for_each_sample(name: 
     net = Rows(3).double().eval()
     x = torch.randn(6, 3, 8, 8, dtype=torch.float64)
     labels = torch.arange(6) % 4
-    (group,) = groups_of(net, x[:1]).free
+    (group,) = groups_of(net, x[:1]).cuttable_groups
     found = method_of("importance", name)(
         group, Evidence(net, [group], lambda: [(x, labels)], loss=loss)
     )
@@ -431,7 +446,7 @@ def test_a_layer_with_several_numbers_of_rows_is_measured_for_each_sample(name: 
 def test_rows_that_are_of_no_sample_are_an_error(each: float) -> None:
     net = Rows(each).eval()
     x = torch.randn(6, 3, 8, 8)
-    (group,) = groups_of(net, x[:4]).free
+    (group,) = groups_of(net, x[:4]).cuttable_groups
     net_evidence = Evidence(net, [group], lambda: [(x, torch.arange(6) % 4)], loss=loss)
     with pytest.raises(LissomError, match=r"layer was not called .* samples"):
         method_of("importance", "taylor")(group, net_evidence)
@@ -446,5 +461,6 @@ def test_the_mean_activation_is_that_of_all_samples_whatever_their_batches() -> 
         outs = [net.model[1](net.model[0](x)) for x, _ in net.images()]
     wanted = torch.cat(outs).abs().mean((0, 2, 3))
     torch.testing.assert_close(
-        method_of("importance", "activation")(groups.free[0], net), wanted / wanted.mean()
+        method_of("importance", "activation")(groups.cuttable_groups[0], net),
+        wanted / wanted.mean(),
     )

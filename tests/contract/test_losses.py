@@ -16,7 +16,7 @@ from torch import Tensor
 from lissom import LissomError
 from lissom.language.loss import FeatureLoss, LogitLoss
 from lissom.language.menu import menu
-from lissom.language.method import method_of
+from lissom.language.parse_methods import method_of
 from lissom.losses.gram import flow
 from lissom.losses.logit_std import standard
 

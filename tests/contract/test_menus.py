@@ -22,9 +22,11 @@ from lissom.language.importance import Importance
 from lissom.language.kind import Kind
 from lissom.language.loss import FeatureLoss, LogitLoss
 from lissom.language.menu import WORDS, menu
-from lissom.language.method import BOUNDS, Method, kind_text, method_of, ordered
+from lissom.language.method import Method
+from lissom.language.parse_methods import method_of
 from lissom.language.preprocess import NumberOperation, PictureOperation
 from lissom.language.range import Range
+from lissom.language.settings import BOUNDS, setting_fields, type_text
 from lissom.language.step import Step
 from lissom.language.target import Target
 from lissom.surgery.transform import WeightTransform, transform_named, transforms
@@ -82,7 +84,7 @@ def plausible(kind: Any, facts: Any) -> Any:
         for v in tries
         if type(v) is choices[0] and all(BOUNDS[k][1](v, edge) for k, edge in bounds.items())
     ]
-    assert fits, f"no value is known for {kind_text(kind)} within {bounds}"
+    assert fits, f"no value is known for {type_text(kind)} within {bounds}"
     return fits[0]
 
 
@@ -140,14 +142,14 @@ def test_every_setting_is_declared_with_arg_and_a_help(folder: str, name: str) -
         )
         assert setting.default_factory is MISSING
     described = settings_of(kind)
-    assert [s.name for s in described] == [f.name for f in ordered(kind)]
+    assert [s.name for s in described] == [f.name for f in setting_fields(kind)]
     assert all(s.kind and "typing" not in s.kind and "class" not in s.kind for s in described)
     json.dumps([vars(s) for s in described])
 
 
 @each
 def test_no_setting_by_place_is_required_after_one_that_is_not(folder: str, name: str) -> None:
-    placed = [f.default is MISSING for f in ordered(menu(folder)[name]) if not f.kw_only]
+    placed = [f.default is MISSING for f in setting_fields(menu(folder)[name]) if not f.kw_only]
     assert placed == sorted(placed, reverse=True)
 
 
@@ -286,7 +288,7 @@ def test_a_method_is_read_from_any_text_and_named_without_a_library_that_is_slow
     code = f"""
 import json, sys
 from lissom import Recipe, Space
-from lissom.language.method import method_of
+from lissom.language.parse_methods import method_of
 for folder, text in json.load(sys.stdin):
     made = method_of(folder, text)
     assert str(made) == text and made.identity(), text

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lissom.language.menu import menu
-from lissom.language.method import method_of
+from lissom.language.parse_methods import method_of
 from lissom.surgery.quantization.calibrate import RangeStats
 
 RANGES = list(menu("ranges"))

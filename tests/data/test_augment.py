@@ -44,9 +44,9 @@ def test_boxes_are_where_their_objects_are(count: int, share: float, seed: int) 
     data = Data.of_dataset(
         train=(pixels, targets), test=(pixels, targets), preprocess="scale(255)", classes=9
     )
-    pace = TrainSettings(1, augment="none", mosaic=share)
+    settings = TrainSettings(1, augment="none", mosaic=share)
     draw = torch.Generator().manual_seed(seed)
-    images, moved = augmented(pixels, targets, data, pace, draw, Detect())
+    images, moved = augmented(pixels, targets, data, settings, draw, Detect())
     assert isinstance(images, Tensor) and isinstance(moved, Tensor)
     if not share:
         assert torch.allclose(images, pixels.float()) and torch.equal(moved, targets)
@@ -71,8 +71,8 @@ def test_labels_of_pixels_are_put_together_as_the_pixels_are() -> None:
     data = Data.of_dataset(
         train=(pixels, labels), test=(pixels, labels), preprocess="scale(255)", classes=9
     )
-    pace = TrainSettings(1, augment="none", mosaic=0.5)
-    images, moved = augmented(pixels, labels, data, pace, draw, Segment())
+    settings = TrainSettings(1, augment="none", mosaic=0.5)
+    images, moved = augmented(pixels, labels, data, settings, draw, Segment())
     assert isinstance(images, Tensor) and isinstance(moved, Tensor)
     assert torch.equal(images[:, 0].round().to(torch.uint8), moved)
     same = [torch.equal(one, two) for one, two in zip(moved, labels, strict=True)]

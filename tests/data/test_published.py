@@ -8,7 +8,7 @@ import pytest
 import torchvision.models as models
 
 from lissom import LissomError
-from lissom.cli.brought import Brought
+from lissom.cli.task_options import TaskOptions
 from lissom.data.published import newest_weights, preprocess_of, timm_text
 
 
@@ -111,7 +111,7 @@ def test_what_no_library_says_is_refused(text: str, said: str) -> None:
 def test_published_weights_bring_their_preprocessing(
     options: dict[str, Any], wanted: str | None
 ) -> None:
-    assert Brought(**options).preprocess_text() == wanted
+    assert TaskOptions(**options).preprocess_text() == wanted
 
 
 def test_the_newest_weights_have_a_name() -> None:
@@ -128,7 +128,7 @@ def test_the_newest_weights_have_a_name() -> None:
 )
 def test_options_that_would_do_nothing_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(LissomError, match=said):
-        Brought(**options).refuse_beside(
+        TaskOptions(**options).refuse_beside(
             *(
                 ("--task", ("weights",))
                 if "task" in options

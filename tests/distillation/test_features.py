@@ -31,8 +31,8 @@ from lissom.distillation.features import (
 from lissom.models import factory
 from lissom.store.snapshot import restore, save
 from lissom.surgery.channels.choose import lowest
-from lissom.surgery.channels.probe import cuttable
 from lissom.surgery.channels.slice import Cut, slice_channels
+from lissom.surgery.channels.trial_cut import cuttable
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 

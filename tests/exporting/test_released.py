@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lissom.language.method import method_of
+from lissom.language.parse_methods import method_of
 from lissom.language.target import Target
 from lissom.system.processes import surroundings
 
@@ -19,7 +19,7 @@ import psutil
 from torch import nn
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from pathlib import Path
-from lissom.language.method import method_of
+from lissom.language.parse_methods import method_of
 
 warnings.simplefilter("ignore")
 target = method_of("targets", sys.argv[1])

@@ -20,7 +20,7 @@ from lissom import LissomError
 from lissom.drawing import class_colour
 from lissom.kinds.multilabel import average_precision
 from lissom.language.kind import Kind
-from lissom.language.method import method_of
+from lissom.language.parse_methods import method_of
 from lissom.language.tally import Tally
 from lissom.surgery.loss import cross_entropy
 from lissom.tasks.kinds import check_kind, kind_named

@@ -15,7 +15,9 @@ from lissom.errors import nearest, unknown
 from lissom.importance.l1 import L1
 from lissom.language.describe import settings_of
 from lissom.language.menu import Menu, menu
-from lissom.language.method import Method, checked, kind_text, method_of, ordered
+from lissom.language.method import Method
+from lissom.language.parse_methods import method_of
+from lissom.language.settings import checked, setting_fields, type_text
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def test_the_text_of_a_method_gives_the_required_by_place_and_leaves_out_what_is
 
 
 def test_settings_by_name_alone_come_after_those_by_place() -> None:
-    assert [f.name for f in ordered(Sample)] == [
+    assert [f.name for f in setting_fields(Sample)] == [
         "count",
         "share",
         "mode",
@@ -182,7 +184,7 @@ def test_settings_by_name_alone_come_after_those_by_place() -> None:
 
 def test_settings_of_says_what_is_known_of_each_setting() -> None:
     found = {s.name: s for s in settings_of(Sample)}
-    assert list(found) == [f.name for f in ordered(Sample)]
+    assert list(found) == [f.name for f in setting_fields(Sample)]
     count, by = found["count"], found["by"]
     assert (count.kind, count.required, count.default, count.bounds, count.help) == (
         "int",
@@ -209,7 +211,7 @@ def test_settings_of_says_what_is_known_of_each_setting() -> None:
     ],
 )
 def test_a_type_is_named_as_a_user_says_it(kind: Any, text: str) -> None:
-    assert kind_text(kind) == text
+    assert type_text(kind) == text
 
 
 def test_identity_holds_name_version_and_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:

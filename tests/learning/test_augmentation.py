@@ -17,7 +17,7 @@ from lissom.kinds.multilabel import Multilabel
 from lissom.kinds.segment import Segment
 from lissom.language.augmentation import Augmentations
 from lissom.language.kind import Kind
-from lissom.language.method import method_of
+from lissom.language.parse_methods import method_of
 from lissom.language.training import TrainSettings
 from lissom.learning.augmentation import augmented
 from lissom.tasks.task import Task

@@ -17,8 +17,10 @@ import lissom
 from lissom import LissomError
 from lissom.data.data import Data
 from lissom.data.split import Images
+from lissom.language.training import TrainSettings
 from lissom.learning.checkpoint import Checkpoints, every_s, packed, unpacked
-from lissom.learning.fit import TrainSettings, fit
+from lissom.learning.fit import fit
+from lissom.learning.training_run import TrainingRun
 from lissom.store.store import Store
 from lissom.tasks.task import Task
 
@@ -157,7 +159,8 @@ def test_every_generator_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def learned(checkpoints: Checkpoints | None) -> list[Tensor]:
         random.seed(1), np.random.seed(1), torch.manual_seed(1)
         model = Noisy()
-        fit(model, data(), TrainSettings(2, batch=16), seed=3, device=CPU, checkpoints=checkpoints)
+        settings = TrainSettings(2, batch=16)
+        fit(TrainingRun(model, data(), settings, seed=3, device=CPU, checkpoints=checkpoints))
         return [p.detach() for p in model.parameters()]
 
     wanted = learned(None)
@@ -196,7 +199,7 @@ def test_a_loss_of_ones_own_goes_on_where_it_was(
     def learned(checkpoints: Checkpoints | None) -> Tensor:
         torch.manual_seed(1)
         model = net()
-        fit(
+        run = TrainingRun(
             model,
             data(),
             TrainSettings(2, batch=16),
@@ -205,6 +208,7 @@ def test_a_loss_of_ones_own_goes_on_where_it_was(
             loss=Fading(),
             checkpoints=checkpoints,
         )
+        fit(run)
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
     with monkeypatch.context() as patch:
@@ -227,7 +231,7 @@ def learn(
 ) -> Tensor:
     torch.manual_seed(1)
     model = net(width)
-    fit(
+    run = TrainingRun(
         model,
         data(),
         TrainSettings(2, batch=16, lr=lr),
@@ -235,6 +239,7 @@ def learn(
         device=CPU,
         checkpoints=Checkpoints(folder, 0.0, say) if folder else None,
     )
+    fit(run)
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
@@ -306,11 +311,12 @@ def test_a_disk_that_is_full_does_not_end_the_step(
 
 
 def test_one_checkpoint_is_kept_as_often_as_was_asked(tmp_path: Path) -> None:
+    settings = TrainSettings(1, batch=16)
     checkpoints = Checkpoints(tmp_path, 3600.0)
-    fit(net(), data(), TrainSettings(1, batch=16), seed=0, device=CPU, checkpoints=checkpoints)
+    fit(TrainingRun(net(), data(), settings, seed=0, device=CPU, checkpoints=checkpoints))
     assert checkpoints.written == 0 and not list(tmp_path.iterdir())
     checkpoints = Checkpoints(tmp_path, 0.0)
-    fit(net(), data(), TrainSettings(1, batch=16), seed=0, device=CPU, checkpoints=checkpoints)
+    fit(TrainingRun(net(), data(), settings, seed=0, device=CPU, checkpoints=checkpoints))
     assert checkpoints.written == 6 and [path.name for path in tmp_path.iterdir()] == [
         "checkpoint.safetensors"
     ]

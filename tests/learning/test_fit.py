@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import bright
@@ -16,12 +17,14 @@ from lissom.data.augment import cutout, mirrored, mirrors, shifted, shifts
 from lissom.data.data import Data
 from lissom.data.split import Images
 from lissom.language.context import SurgeryContext
-from lissom.language.method import method_of
-from lissom.language.training import Batch, Progress
-from lissom.learning.fit import TrainSettings, cross_entropy, fit
+from lissom.language.parse_methods import method_of
+from lissom.language.training import Batch, Progress, TrainSettings
+from lissom.learning.fit import fit
+from lissom.learning.loss import cross_entropy
 from lissom.learning.optimizer import optimizer_of
 from lissom.learning.precision import fast_precision, layout_of
 from lissom.learning.schedule import rate
+from lissom.learning.training_run import TrainingRun
 from lissom.models import factory
 
 CPU = torch.device("cpu")
@@ -64,10 +67,10 @@ def net(seed: int = 0) -> nn.Sequential:
 
 
 def trained(
-    model: nn.Module, pace: TrainSettings | None = None, *, seed: int = 0, **settings: Any
+    model: nn.Module, settings: TrainSettings | None = None, *, seed: int = 0, **more: Any
 ) -> list[dict[str, Any]]:
-    pace = pace or TrainSettings(2, lr=0.1, batch=16)
-    return fit(model, data(), pace, seed=seed, device=CPU, precision=torch.float32, **settings)
+    settings = replace(settings or TrainSettings(2, lr=0.1, batch=16), precision="fp32")
+    return fit(TrainingRun(model, data(), settings, seed=seed, device=CPU, **more))
 
 
 def test_weight_decay_spares_norms_and_biases() -> None:
@@ -121,10 +124,10 @@ def test_adamw_with_a_rate_of_sgd_is_refused() -> None:
     ],
 )
 def test_the_rate_follows_its_schedule(schedule: Any, wanted: dict[float, float]) -> None:
-    pace = TrainSettings(1, lr=0.4, schedule=schedule)
+    settings = TrainSettings(1, lr=0.4, schedule=schedule)
     for progress, share in wanted.items():
-        assert rate(pace, progress) == pytest.approx(0.4 * share, abs=1e-12)
-    assert all(0 <= rate(pace, k / 100) <= 0.4 + 1e-12 for k in range(101))
+        assert rate(settings, progress) == pytest.approx(0.4 * share, abs=1e-12)
+    assert all(0 <= rate(settings, k / 100) <= 0.4 + 1e-12 for k in range(101))
 
 
 def test_the_loop_takes_the_steps_and_rates_it_says() -> None:
@@ -248,7 +251,7 @@ def test_an_empty_split_is_an_error() -> None:
         torch.zeros(0, 3, 8, 8, dtype=torch.uint8), torch.zeros(0, dtype=torch.long)
     )
     with pytest.raises(LissomError, match="empty"):
-        fit(net(), empty, TrainSettings(1), seed=0, device=CPU)
+        fit(TrainingRun(net(), empty, TrainSettings(1), seed=0, device=CPU))
 
 
 def test_a_last_batch_of_one_image_trains_a_norm_over_one_value() -> None:
@@ -435,7 +438,7 @@ def test_batches_of_one_sample_are_all_learned_from() -> None:
         model = bright.plain()
         calls: list[int] = []
         model.register_forward_pre_hook(lambda _, args, calls=calls: calls.append(len(args[0])))
-        settings = TrainSettings(1, lr=0.01, batch=batch)
-        fit(model, bright.data(count), settings, seed=0, device=CPU, precision=torch.float32)
+        settings = TrainSettings(1, lr=0.01, batch=batch, precision="fp32")
+        fit(TrainingRun(model, bright.data(count), settings, seed=0, device=CPU))
         seen[count, batch] = calls
     assert seen == {(5, 1): [1] * 5, (5, 2): [2, 2], (4, 2): [2, 2]}

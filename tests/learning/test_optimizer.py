@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, S
 
 from lissom import LissomError, Recipe, apply
 from lissom.language.context import SurgeryContext
-from lissom.language.method import method_of
+from lissom.language.parse_methods import method_of
 from lissom.language.training import TrainSettings
 from lissom.learning.optimizer import optimizer_of
 from lissom.learning.parameters import depths, parameters_named

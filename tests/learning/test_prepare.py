@@ -14,11 +14,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lissom import LissomError
 from lissom.language.context import SurgeryContext
-from lissom.language.method import method_of
+from lissom.language.parse_methods import method_of
 from lissom.language.training import Batch, TrainSettings
 from lissom.learning.drop_path import DropPath, set_drop_path
-from lissom.learning.fit import cross_entropy, fit
+from lissom.learning.fit import fit
+from lissom.learning.loss import cross_entropy
 from lissom.learning.prepare import prepare_network
+from lissom.learning.training_run import TrainingRun
 
 FEW = TrainSettings(1, lr=0.05, batch=16, schedule="constant", augment="none")
 
@@ -220,7 +222,7 @@ def test_the_network_computes_in_the_precision_that_is_asked_for(name: Any, want
     kinds = set()
     model = plain()
     model[0].register_forward_hook(lambda _, __, output: kinds.add(output.dtype))
-    fit(model, data(), replace(FEW, precision=name), seed=0, device=CPU)
+    fit(TrainingRun(model, data(), replace(FEW, precision=name), seed=0, device=CPU))
     assert kinds == {wanted} and model[0].weight.dtype == torch.float32
 
 
@@ -238,7 +240,7 @@ def test_in_fp16_the_loss_is_scaled_so_that_small_gradients_count() -> None:
         model = plain()
         before = model[0].weight.detach().clone()
         settings = replace(FEW, precision=precision, lr=10, momentum=0.0, decay=0.0)
-        fit(model, data(), settings, seed=0, device=CPU, loss=loss)
+        fit(TrainingRun(model, data(), settings, seed=0, device=CPU, loss=loss))
         moved[precision] = model[0].weight.detach() - before
     gap = (moved["fp16"] - moved["fp32"]).norm() / moved["fp32"].norm()
     assert 0 < gap < 0.02, gap

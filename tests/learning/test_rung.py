@@ -34,7 +34,7 @@ def learned(
         TrainSettings(EPOCHS, batch=16, **settings),
         watch=seen.append,
         checkpoints=None if folder is None else Checkpoints(folder, 1e9),
-        judge=judge,
+        validation_metric=judge,
         rung=rung,
     )
     return dict(model.state_dict()), rows, seen
@@ -81,5 +81,5 @@ def test_two_epochs_are_too_few_to_be_judged() -> None:
 
 def test_a_network_without_a_metric_is_not_stopped() -> None:
     settings = TrainSettings(3, batch=16)
-    rows = trained(net(), settings, judge=lambda _: None, rung=Rung(1.0))
+    rows = trained(net(), settings, validation_metric=lambda _: None, rung=Rung(1.0))
     assert len(rows) == 3 and midway_in(rows) is None

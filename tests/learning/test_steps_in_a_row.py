@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import lissom
 from lissom import LissomError, Recipe
 from lissom.language.training import TrainSettings
-from lissom.learning.moments import Carried, take_up
+from lissom.learning.moments import OptimizerState, load_moments
 from lissom.learning.optimizer import optimizer_of
 from lissom.store.store import Store
 from lissom.tasks.task import Task
@@ -36,10 +36,10 @@ def test_two_steps_with_momentum_taken_up_are_one_step(settings: Any, tmp_path: 
     moved = {}
     for resume in (True, False):
         model = plain()
-        first = Carried()
-        trained(model, replace(given, keep_optimizer=True), carried=first)
+        first = OptimizerState()
+        trained(model, replace(given, keep_optimizer=True), optimizer_state=first)
         first.write(tmp_path)
-        trained(model, replace(given, resume=resume), carried=Carried(tmp_path))
+        trained(model, replace(given, resume=resume), optimizer_state=OptimizerState(tmp_path))
         moved[resume] = float((weights(model) - weights(whole)).abs().max())
     assert moved[True] < 1e-6 < 1e-4 < moved[False]
 
@@ -90,7 +90,7 @@ def test_momentum_of_another_shape_is_refused() -> None:
     with pytest.raises(
         LissomError, match=r"0.bias was \(9,\) in the step before, now it is \(4,\)"
     ):
-        take_up(optimizer, plain(), {"0.bias": {"momentum_buffer": torch.zeros(9)}}, "here")
+        load_moments(optimizer, plain(), {"0.bias": {"momentum_buffer": torch.zeros(9)}}, "here")
 
 
 def judge_of(metrics: list[float], seen: list[Any] | None = None) -> Any:
@@ -123,7 +123,7 @@ def test_learning_ends_at_the_plateau_and_takes_the_best_epoch(
     )
     seen: list[list[Tensor]] = []
     model = net()
-    rows = trained(model, settings, judge=judge_of(metrics, seen))
+    rows = trained(model, settings, validation_metric=judge_of(metrics, seen))
     assert len(rows) == epochs and [row["valid"] for row in rows] == metrics[:epochs]
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), seen[best - 1], strict=True))
 
@@ -133,7 +133,7 @@ def test_measuring_changes_nothing_of_what_is_learned(freeze: Any, ema: float | 
     settings = TrainSettings(3, lr=0.05, batch=16, freeze=freeze, ema=ema)
     one, two = net(), net()
     trained(one, settings)
-    trained(two, replace(settings, until="plateau"), judge=judge_of([0.1, 0.2, 0.3]))
+    trained(two, replace(settings, until="plateau"), validation_metric=judge_of([0.1, 0.2, 0.3]))
     for name, value in one.state_dict().items():
         assert torch.equal(value, two.state_dict()[name]), name
     if freeze == "norm":
@@ -148,7 +148,11 @@ def test_a_quantized_network_ends_with_the_ranges_of_its_best_epoch() -> None:
     ]
     settings = TrainSettings(1, lr=0.02, batch=16, schedule="constant")
     trained(made[0], settings)
-    trained(made[1], replace(settings, epochs=3, until="plateau"), judge=judge_of([0.9, 0.1, 0.2]))
+    trained(
+        made[1],
+        replace(settings, epochs=3, until="plateau"),
+        validation_metric=judge_of([0.9, 0.1, 0.2]),
+    )
     with torch.no_grad():
         assert torch.equal(made[0](shown), made[1](shown))
 
@@ -167,7 +171,7 @@ def test_a_run_says_where_it_stopped(tmp_path: Path) -> None:
 
 def test_a_metric_that_is_no_number_is_an_error() -> None:
     with pytest.raises(LissomError, match="until='plateau': expected a metric that is a number"):
-        trained(plain(), TrainSettings(2, until="plateau"), judge=lambda _: None)
+        trained(plain(), TrainSettings(2, until="plateau"), validation_metric=lambda _: None)
     with pytest.raises(LissomError, match="until='plateau': expected a task with a metric"):
         trained(plain(), TrainSettings(2, until="plateau"))
 

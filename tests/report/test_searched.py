@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lissom.report.searched import print_found
-from lissom.running.search.found import Found
 from lissom.running.search.goal import Bound
+from lissom.running.search.run_search import SearchResult
 
 VALUES = {"top1": 0.95, "ms@openvino": 0.05213, "bytes@openvino": 60_421.0}
-FOUND = Found(
+FOUND = SearchResult(
     name="a",
     space="prune(0..0.8)",
     want="fastest, top1 >= 0.9",

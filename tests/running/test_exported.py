@@ -10,7 +10,7 @@ from torch import nn
 
 from lissom import Data, LissomError, Store, Task, run
 from lissom.running import measure
-from lissom.running.measure import exported
+from lissom.running.measure import export_if_missing
 from lissom.running.parity import ParityError
 from lissom.running.plan import one_target
 
@@ -23,7 +23,7 @@ def task() -> Task:
 @pytest.fixture
 def made(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, str]:
     """Give a store and the key of a network that was never exported."""
-    monkeypatch.setattr(measure, "PROVEN", set())
+    monkeypatch.setattr(measure, "PROVEN_FILES", set())
     store = Store(tmp_path / "store")
     return store, run("train(1)", task, store)[0]["key"]
 
@@ -40,7 +40,7 @@ def test_a_file_that_could_not_be_measured_is_not_kept(
     task: Task, made: tuple[Store, str], monkeypatch: pytest.MonkeyPatch, error: LissomError
 ) -> None:
     store, key = made
-    monkeypatch.setattr(measure, "measured", failing(error))
+    monkeypatch.setattr(measure, "measure_file", failing(error))
     with pytest.raises(LissomError):
         run("train(1)", task, store, targets="onnxruntime")
     assert store.artefacts(key) == []
@@ -51,7 +51,7 @@ def test_a_file_of_an_earlier_measurement_stays(
 ) -> None:
     store, key = made
     run("train(1)", task, store, targets="onnxruntime")
-    monkeypatch.setattr(measure, "measured", failing(LissomError("bench: the process died")))
+    monkeypatch.setattr(measure, "measure_file", failing(LissomError("bench: the process died")))
     with pytest.raises(LissomError):
         run("train(1)", task, store, targets="onnxruntime", threads=2)
     assert [path.name for path in store.artefacts(key)] == ["onnx"]
@@ -68,18 +68,18 @@ def test_what_a_killed_process_left_is_compared_before_it_is_handed_out(
     def build() -> nn.Module:
         return task.fresh(0)
 
-    path = exported(store, key, target, False, build, proven=False)
+    path = export_if_missing(store, key, target, False, build, proven=False)
     assert path.is_file() and proofs == []
     for _ in range(2):
-        assert exported(store, key, target, False, build) == path
+        assert export_if_missing(store, key, target, False, build) == path
     assert proofs == [path], "once in a process"
-    measure.PROVEN.clear()
+    measure.PROVEN_FILES.clear()
     monkeypatch.setattr(measure, "prove", failing(ParityError("apart")))
     with pytest.raises(ParityError):
-        exported(store, key, target, False, build)
+        export_if_missing(store, key, target, False, build)
     assert store.artefacts(key) == []
     monkeypatch.undo()
     run("train(1)", task, store, targets="onnxruntime")
-    measure.PROVEN.clear()
+    measure.PROVEN_FILES.clear()
     monkeypatch.setattr(measure, "prove", failing(ParityError("apart")))
-    assert exported(store, key, target, False, build).is_file(), "the record names it"
+    assert export_if_missing(store, key, target, False, build).is_file(), "the record names it"

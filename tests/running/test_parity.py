@@ -17,7 +17,14 @@ from lissom import LissomError
 from lissom.data.data import Data
 from lissom.language.target import Target
 from lissom.running.entries import load_key
-from lissom.running.parity import NOISE, OTHERS, Gap, ParityError, gaps_from, prove
+from lissom.running.parity import (
+    MAX_INTEGER_ERROR,
+    MAX_OTHER_ROWS,
+    OutputDifference,
+    ParityError,
+    differences_from,
+    prove,
+)
 from lissom.running.plan import one_target
 from lissom.store.store import Store
 from lissom.targets.onnxruntime import Onnxruntime
@@ -28,9 +35,9 @@ from lissom.trees import Tree
 def checked(
     outputs: Tree, wanted: Tree, target: Target, *, quantized: bool, **more: Any
 ) -> dict[str, Any]:
-    gap = Gap(NOISE if quantized else OTHERS)
-    gap.add(outputs, wanted)
-    return gap.check(target, quantized=quantized, **more)
+    difference = OutputDifference(MAX_INTEGER_ERROR if quantized else MAX_OTHER_ROWS)
+    difference.add(outputs, wanted)
+    return difference.check(target, quantized=quantized, **more)
 
 
 @pytest.mark.parametrize("vnni", [False, True])
@@ -47,11 +54,11 @@ def test_a_file_far_from_its_simulation_is_an_error_that_names_saturation_where_
         0.05, rel=1e-3
     )
     with pytest.raises(LissomError, match=r"differ by 0\.2 of their size") as raised:
-        checked(1.2 * wanted, wanted, target, quantized=True, eight=True)
+        checked(1.2 * wanted, wanted, target, quantized=True, has_8_bit_weights=True)
     assert ("no VNNI" in str(raised.value)) == (not vnni)
     for other, eight in ((target, False), (one_target("mnn(8)"), True)):
         with pytest.raises(LissomError, match="rms") as raised:
-            checked(1.2 * wanted, wanted, other, quantized=True, eight=eight)
+            checked(1.2 * wanted, wanted, other, quantized=True, has_8_bit_weights=eight)
         assert "VNNI" not in str(raised.value)
     with pytest.raises(LissomError, match="exported = PyTorch") as raised:
         checked(1.2 * wanted, wanted, target, quantized=False)
@@ -62,14 +69,14 @@ def test_batches_and_several_outputs_are_compared_each_by_its_own_size() -> None
     """Boxes in pixels would hide what happens to scores."""
     boxes = 640 * torch.rand(50, 4)
     scores = torch.randn(50, 3)
-    gap = Gap()
+    difference = OutputDifference()
     for part in (slice(20), slice(20, 50)):
-        gap.add((boxes[part], 1.2 * scores[part]), (boxes[part], scores[part]))
-    assert gap.rms == pytest.approx(0.2) and gap.most == pytest.approx(0.2)
-    gap.add((boxes, scores), (boxes, scores.fill_(torch.nan)))
+        difference.add((boxes[part], 1.2 * scores[part]), (boxes[part], scores[part]))
+    assert difference.rms == pytest.approx(0.2) and difference.peak == pytest.approx(0.2)
+    difference.add((boxes, scores), (boxes, scores.fill_(torch.nan)))
     with pytest.raises(ParityError, match="differ by nan"):
-        gap.check(one_target("onnxruntime"), quantized=False)
-    classes = Gap()
+        difference.check(one_target("onnxruntime"), quantized=False)
+    classes = OutputDifference()
     classes.add(torch.arange(3), torch.zeros(3).long())
     assert classes.rms == 0, "numbers of classes are the task's to judge"
 
@@ -94,9 +101,9 @@ def test_rows_that_a_network_picks_are_compared_whatever_their_order() -> None:
     louder = {**other, "logits": 1.2 * other["logits"]}
     with pytest.raises(ParityError, match=r"differ by 0\.2"):
         checked(louder, wanted, target, quantized=False)
-    gap = Gap()
-    gap.add(list(louder.values()), wanted)  # as a file gives them
-    assert gap.rms == pytest.approx(0.2)
+    difference = OutputDifference()
+    difference.add(list(louder.values()), wanted)  # as a file gives them
+    assert difference.rms == pytest.approx(0.2)
     unnamed = (wanted["boxes"], wanted["logits"])
     with pytest.raises(ParityError):
         checked((other["boxes"], other["logits"]), unnamed, target, quantized=False)
@@ -153,7 +160,7 @@ def test_a_file_that_failed_is_made_anew_and_one_that_passed_stays(
     def unlike(*_: Any, **__: Any) -> None:
         raise ParityError("unlike")
 
-    monkeypatch.setattr(Gap, "check", unlike)
+    monkeypatch.setattr(OutputDifference, "check", unlike)
     with pytest.raises(LissomError, match="unlike"):
         lissom.run("fold", task, kept, targets="openvino")
     assert file.is_file(), "it is what the other runtime's numbers are of"
@@ -182,8 +189,8 @@ def test_a_file_may_be_as_far_from_float_as_its_simulation_is(
     outputs = floats + file * two
     target = one_target("onnxruntime")
 
-    def from_float() -> tuple[Gap, Gap]:
-        return gaps_from(floats, outputs, wanted)
+    def from_float() -> tuple[OutputDifference, OutputDifference]:
+        return differences_from(floats, outputs, wanted)
 
     if passes:
         gate = checked(outputs, wanted, target, quantized=True, from_float=from_float)
@@ -198,9 +205,11 @@ def test_a_file_may_be_as_far_from_float_as_its_simulation_is(
 def test_a_run_and_an_export_hold_a_file_that_is_far_from_its_simulation_against_float(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("NOISE", "UNSEEN"):  # no file is so near
+    for name in ("MAX_INTEGER_ERROR", "MAX_ERROR_ON_NOISE"):  # no file is so near
         monkeypatch.setattr(f"lissom.running.parity.{name}", 1e-7)
-    monkeypatch.setattr(Gap.check, "__defaults__", (False, 1e-7, "the test images", None))
+    monkeypatch.setattr(
+        OutputDifference.check, "__defaults__", (False, 1e-7, "the test images", None)
+    )
     task = Task.of("resnet8", Data.of("digits"))
     kept = Store(tmp_path / "store")
     (record,) = lissom.run("quantize(8, samples=64)", task, kept, targets="openvino")
@@ -210,7 +219,7 @@ def test_a_run_and_an_export_hold_a_file_that_is_far_from_its_simulation_against
     model = load_key(record["key"], kept)
     images = task.data.example(4)
     lissom.export(model, "openvino", tmp_path / "m.onnx", task.data.shape, images)
-    monkeypatch.setattr("lissom.running.parity.AS_NEAR", 0.5)
+    monkeypatch.setattr("lissom.running.parity.NEAR_FACTOR", 0.5)
     with pytest.raises(LissomError, match=r"artefact = simulated \(rms\)' failed"):
         lissom.export(model, "openvino", tmp_path / "n.onnx", task.data.shape, images)
 

@@ -18,9 +18,9 @@ from lissom.commands.store import verified
 from lissom.data.data import Data
 from lissom.kinds.classify import Classify
 from lissom.language.kind import Kind
-from lissom.language.method import method_of
+from lissom.language.parse_methods import method_of
 from lissom.running import pictures
-from lissom.running.pictures import Album, Held, answers_of, enlarged, jpeg_of, samples_of
+from lissom.running.pictures import Album, MemorySplit, answers_of, enlarged, jpeg_of, samples_of
 from lissom.store.pictures import Answer, read_answers
 from lissom.store.store import Store
 from lissom.tasks.task import Task
@@ -102,7 +102,7 @@ def test_numbers_are_stretched_from_the_least_to_the_largest_of_each_sample() ->
 def test_what_is_no_picture_has_captions_alone(inputs: Any) -> None:
     data = own_data(noise(4, 3), torch.arange(4))
     assert enlarged(inputs, data) == ([], 1)
-    held = Held(inputs, torch.tensor([0, 1, 2, 3]))
+    held = MemorySplit(inputs, torch.tensor([0, 1, 2, 3]))
     rows = answers_of(Classify(), data, held, {"truth": None, "file": torch.eye(4)}).rows
     assert [answer.caption for answer in rows["truth"]] == ["0", "1", "2", "3"]
     assert all(answer.jpeg is None for row in rows.values() for answer in row)
@@ -123,7 +123,7 @@ def test_large_pictures_are_shrunk_and_noise_stays_small() -> None:
 def test_a_wrong_class_is_marked_and_the_picture_shown_once() -> None:
     pixels = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
     data = own_data(pixels, torch.tensor([0, 1, 1]), classes=["cat", "dog"])
-    held = Held(pixels, torch.tensor([0, 1, 1]))
+    held = MemorySplit(pixels, torch.tensor([0, 1, 1]))
     outputs = torch.tensor([[3.0, 0.0], [3.0, 0.0], [0.0, 0.0]])
     found = answers_of(Classify(), data, held, {"truth": None, "network": outputs})
     assert [(a.caption, a.wrong) for a in found.rows["truth"]] == [
@@ -143,12 +143,12 @@ def test_a_wrong_class_is_marked_and_the_picture_shown_once() -> None:
 def test_numbers_are_not_called_wrong_and_labels_are() -> None:
     values = noise(2, 4)
     data = own_data(values, torch.tensor([0, 1]))
-    numbers = Held(values, torch.tensor([1.5, 2.0]))
+    numbers = MemorySplit(values, torch.tensor([1.5, 2.0]))
     (first, _) = answers_of(
         kind("regress"), data, numbers, {"file": torch.tensor([[1.5], [9.0]])}
     ).rows["file"]
     assert first == Answer("1.5", None)
-    labels = Held(values, torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+    labels = MemorySplit(values, torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
     outputs = torch.tensor([[2.0, -1.0], [2.0, -1.0]])
     row = answers_of(kind("multilabel"), data, labels, {"file": outputs}).rows["file"]
     assert [(a.caption, a.wrong) for a in row] == [("0", False), ("0", True)]
@@ -161,7 +161,9 @@ def test_masks_are_drawn_before_a_picture_is_shrunk_with_the_metric_of_each_samp
     truth[1] = 255
     data = own_data(pixels, torch.tensor([0, 1]), classes=["road", "sky"])
     outputs = torch.stack([torch.ones(2, 16, 640), torch.zeros(2, 16, 640)], 1)
-    found = answers_of(kind("segment"), data, Held(pixels, truth), {"truth": None, "file": outputs})
+    found = answers_of(
+        kind("segment"), data, MemorySplit(pixels, truth), {"truth": None, "file": outputs}
+    )
     half, nothing = found.rows["truth"]
     assert shown(half).shape == (16 * 320 // 640, 320, 3)
     assert np.abs(shown(half)[4, 40] - shown(half)[4, 280]).max() > 50
@@ -169,7 +171,7 @@ def test_masks_are_drawn_before_a_picture_is_shrunk_with_the_metric_of_each_samp
     assert [a.caption for a in found.rows["file"]] == ["mIoU 0.25", ""]
     assert {a.wrong for a in found.rows["file"]} == {None}
     assert list(found.colours) == ["road", "sky"]
-    other = Held(pixels, torch.stack([torch.ones(16, 640), torch.zeros(16, 640)]).byte())
+    other = MemorySplit(pixels, torch.stack([torch.ones(16, 640), torch.zeros(16, 640)]).byte())
     assert list(answers_of(kind("segment"), data, other, {"truth": None}).colours) == [
         "road",
         "sky",
@@ -226,7 +228,7 @@ def test_they_are_no_exported_files_and_are_verified(
     key = record["key"]
     assert [path.name for path in store.pictures(key)] == ["pictures-onnxruntime"]
     assert [path.name for path in store.artefacts(key)] == ["onnx"]
-    assert store.sound(key, "pictures-onnxruntime")
+    assert store.is_trusted_artefact(key, "pictures-onnxruntime")
     found = verified(store)
     assert found["wrong"] == [] and found["artefacts"] == 2
     captions = store.pictures(key)[0] / "captions.json"

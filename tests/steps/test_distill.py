@@ -25,15 +25,18 @@ from lissom.distillation.comparison import Comparison
 from lissom.distillation.ensemble import Ensemble
 from lissom.language.context import Context, SurgeryContext
 from lissom.language.menu import menu
-from lissom.language.method import method_of
-from lissom.learning.fit import TrainSettings, cross_entropy, fit
+from lissom.language.parse_methods import method_of
+from lissom.language.training import TrainSettings
+from lissom.learning.fit import fit
+from lissom.learning.loss import cross_entropy
+from lissom.learning.training_run import TrainingRun
 from lissom.models import factory
 from lissom.report.methods import method_rows
 from lissom.running.context import TaskContext
 from lissom.running.execute import Run
 from lissom.steps.distill import Distill
 from lissom.store.store import Store
-from lissom.surgery.channels.groups import groups_of
+from lissom.surgery.channels.network_groups import groups_of
 from lissom.surgery.channels.slice import slice_channels
 from lissom.tasks.task import Task
 from lissom.tasks.teachers import teachers_in
@@ -407,14 +410,14 @@ def test_another_architecture_is_compared_through_convolutions_that_learn_and_ar
     def seen(
         self: Context,
         model: nn.Module,
-        pace: TrainSettings,
+        settings: TrainSettings,
         loss: Any = None,
         terms: Any = (),
         extra: Any = (),
-        remembers: Any = (),
+        stateful: Any = (),
     ) -> None:
         made.append((list(extra), copy.deepcopy(list(extra))))
-        fit(model, DATA, pace, seed=0, device=CPU, loss=loss, extra=extra)
+        fit(TrainingRun(model, DATA, settings, seed=0, device=CPU, loss=loss, extra=extra))
 
     monkeypatch.setattr(TaskContext, "learn", seen)
     ctx = context(teacher=teacher)
@@ -476,7 +479,7 @@ def test_the_value_is_that_of_the_labels_and_of_the_teacher(alpha: float) -> Non
 
 def test_distilling_brings_the_student_to_its_teacher() -> None:
     student, teacher = resnet(seed=1), resnet(seed=2)
-    fit(teacher, DATA, TrainSettings(8, lr=0.05, batch=16), seed=0, device=CPU)
+    fit(TrainingRun(teacher, DATA, TrainSettings(8, lr=0.05, batch=16), seed=0, device=CPU))
     ctx = context(teacher=teacher)
     Distill("fmse", 4, alpha=1, batch=16, lr=0.05)(student, ctx)
     assert ctx.log[-1]["loss"] < 0.5 * ctx.log[0]["loss"]
@@ -494,18 +497,19 @@ def test_extra_modules_learn_and_are_limited_along_with_the_model() -> None:
         before = torch.cat(
             [p.detach().flatten().clone() for m in (model, extra) for p in m.parameters()]
         )
-        pace = TrainSettings(
+        settings = TrainSettings(
             1, lr=1.0, batch=48, schedule="constant", momentum=0.0, decay=0.0, clip=clip
         )
-        fit(
+        run = TrainingRun(
             model,
             DATA,
-            pace,
+            settings,
             seed=0,
             device=CPU,
             loss=lambda m, b: extra(b.outputs).square().mean(),
             extra=[extra],
         )
+        fit(run)
         moved = (
             torch.cat([p.detach().flatten() for m in (model, extra) for p in m.parameters()])
             - before

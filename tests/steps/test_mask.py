@@ -22,7 +22,9 @@ from lissom import LissomError, Recipe, Task
 from lissom.data.data import Data
 from lissom.data.split import Images
 from lissom.language.context import Context, SurgeryContext
-from lissom.learning.fit import TrainSettings, fit
+from lissom.language.training import TrainSettings
+from lissom.learning.fit import fit
+from lissom.learning.training_run import TrainingRun
 from lissom.steps.mask import Mask
 from lissom.surgery.fold import fold_batchnorms
 from lissom.surgery.layers import CompressedConv2d, compress
@@ -80,13 +82,8 @@ def data(size: int = 8) -> Data:
 
 
 def learnt(model: nn.Module, epochs: int = 2) -> nn.Module:
-    fit(
-        model,
-        data(),
-        TrainSettings(epochs, lr=0.05, batch=8, decay=0.1),
-        seed=0,
-        device=torch.device("cpu"),
-    )
+    settings = TrainSettings(epochs, lr=0.05, batch=8, decay=0.1)
+    fit(TrainingRun(model, data(), settings, seed=0, device=torch.device("cpu")))
     return model
 
 

@@ -148,3 +148,12 @@ def test_rounding_that_loses_the_network_is_said() -> None:
 
 def test_folding_nothing_is_said() -> None:
     assert ["nothing was folded" in note for note in notes("fold", 8, chain())] == [True]
+
+
+def test_layers_that_stay_float_are_named_in_the_order_of_the_network() -> None:
+    net = seasoned()
+    ctx = SurgeryContext(images(1), lambda _: [images(32)])
+    Recipe('quantize(8, "dynamic")').steps[0](net, ctx)
+    names = list(ctx.facts["left_float"])
+    assert len(names) > 5
+    assert names == [name for name, _ in net.named_modules() if name in names]

@@ -14,9 +14,9 @@ from lissom.language.context import Context, SurgeryContext
 from lissom.language.training import Batch
 from lissom.models import factory
 from lissom.running.context import TaskContext
-from lissom.steps.sparsify import Grown, Sparsify, histogram, lag
+from lissom.steps.sparsify import PenaltySchedule, Sparsify, histogram, relative_gap
 from lissom.surgery.channels.group import Group, Member
-from lissom.surgery.channels.probe import cuttable
+from lissom.surgery.channels.trial_cut import cuttable
 from lissom.tasks.task import Task
 
 
@@ -26,12 +26,12 @@ def context(monkeypatch: pytest.MonkeyPatch, model: nn.Module, seen: list[Any]) 
         task.data.example(), lambda count: [task.data.example(count)], task=task, where="sparsify"
     )
     monkeypatch.setattr(
-        TaskContext, "learn", lambda self, model, pace, terms, remembers: seen.append(terms[0])
+        TaskContext, "learn", lambda self, model, settings, terms, stateful: seen.append(terms[0])
     )
     return ctx
 
 
-def price_of(step: Sparsify, model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Any:
+def penalty_of(step: Sparsify, model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Any:
     seen: list[Any] = []
     step(model, context(monkeypatch, model, seen))
     empty = torch.empty(0)
@@ -55,7 +55,7 @@ def test_network_slimming_prices_the_absolute_scales(monkeypatch: pytest.MonkeyP
         for m in model.modules()
         if isinstance(m, nn.BatchNorm2d)
     )
-    value = price_of(Sparsify(0.3, 1), model, monkeypatch)()
+    value = penalty_of(Sparsify(0.3, 1), model, monkeypatch)()
     assert float(value.detach()) == pytest.approx(wanted, rel=1e-5)
     value.backward()
     norm = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d))
@@ -76,21 +76,21 @@ def test_the_group_lasso_prices_the_norm_of_all_that_hangs_on_a_channel(
                     numbers = tensors[m.tensor].detach().select(m.axis, k).double()
                     squares[unit] += float(numbers.square().sum()) * (unit >= 0)
         wanted += sum(s**0.5 for s in squares)
-    price = price_of(Sparsify(0.1, 1, on="group"), model, monkeypatch)
-    assert float(price().detach()) == pytest.approx(0.1 * wanted, rel=1e-4)
+    penalty = penalty_of(Sparsify(0.1, 1, on="group"), model, monkeypatch)
+    assert float(penalty().detach()) == pytest.approx(0.1 * wanted, rel=1e-4)
 
 
 def test_the_growing_price_begins_at_nothing_and_falls_on_small_channels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = lively()
-    price = price_of(Sparsify(1.0, 1, on="grow", batch=400), model, monkeypatch)  # four steps
-    values = [float(price().detach()) for _ in range(5)]
+    penalty = penalty_of(Sparsify(1.0, 1, on="grow", batch=400), model, monkeypatch)  # four steps
+    values = [float(penalty().detach()) for _ in range(5)]
     assert values[1] == pytest.approx(2 * values[0], rel=1e-4) and values[3] == pytest.approx(
         4 * values[0], rel=1e-4
     )
     assert values[4] == pytest.approx(values[3])
-    assert lag(torch.tensor([4.0, 1.0, 9.0])).tolist() == [0.5, 1.0, 0.0]
+    assert relative_gap(torch.tensor([4.0, 1.0, 9.0])).tolist() == [0.5, 1.0, 0.0]
 
 
 @pytest.mark.parametrize("on", ["bn", "group", "grow"])
@@ -134,13 +134,13 @@ def test_a_histogram_counts_both_over_the_same_bins() -> None:
 def test_the_progress_reaches_one_whatever_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 33 images in batches of 8, the last is left out, since it has no batch statistics."""
     shares: list[list[float]] = []
-    whole = Grown.progress
+    whole = PenaltySchedule.progress
 
-    def seen(self: Grown, *part: float) -> float:
+    def seen(self: PenaltySchedule, *part: float) -> float:
         shares[-1].append(whole(self, *part))
         return shares[-1][-1]
 
-    monkeypatch.setattr(Grown, "progress", seen)
+    monkeypatch.setattr(PenaltySchedule, "progress", seen)
     data = Data.of("digits")
     few = Data(**{**vars(data), "train": data.train.take(torch.arange(33))})
     task = Task.of("resnet8", few)
@@ -164,8 +164,8 @@ def test_frozen_batchnorm_is_no_part_of_the_price(on: Any, monkeypatch: pytest.M
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
 
     step = Sparsify(0.1, 1, on=on)
-    found = price_of(step, net(FrozenBatchNorm2d(16)), monkeypatch)()
-    wanted = price_of(step, net(nn.Identity()), monkeypatch)()
+    found = penalty_of(step, net(FrozenBatchNorm2d(16)), monkeypatch)()
+    wanted = penalty_of(step, net(nn.Identity()), monkeypatch)()
     torch.testing.assert_close(found, wanted)
 
 

@@ -55,7 +55,7 @@ def test_what_comes_back_is_what_was_there(two: Store, url: str, tmp_path: Path)
     other = Store(tmp_path / "other")
     assert sorted(pull(other, url, ignored)) == [KEY, OTHER]
     assert read(other) == read(two)
-    assert other.own(OTHER) and other.sound(KEY, "onnx")
+    assert other.is_trusted(OTHER) and other.is_trusted_artefact(KEY, "onnx")
     assert pull(other, url, ignored) == []
 
 
@@ -74,7 +74,7 @@ def test_an_entry_of_somebody_else_stays_theirs(
     said: list[str] = []
     other = Store(tmp_path / "other")
     pull(other, url, said.append)
-    assert not other.own(KEY) and not other.own(OTHER)
+    assert not other.is_trusted(KEY) and not other.is_trusted(OTHER)
     assert sum("is not signed by you" in line for line in said) == 2
 
 

@@ -26,7 +26,7 @@ from lissom.commands.store import trusted, verified
 from lissom.models import factory
 from lissom.running.entries import load_key
 from lissom.store.elsewhere import local_files
-from lissom.store.manifest import manifest, seal, wrong
+from lissom.store.manifest import first_changed_file, manifest, seal
 from lissom.store.signing import key_path, user_key
 
 __all__ = ["home", "own"]  # fixtures
@@ -192,9 +192,9 @@ def test_what_a_record_says_is_signed_and_measurements_are_not(
     own.update(
         KEY, {"targets": {}, "finished": True, "inspection": {"groups": []}, "notes": ["measured"]}
     )
-    assert own.own(KEY) and verified(own)["wrong"] == []
+    assert own.is_trusted(KEY) and verified(own)["wrong"] == []
     changed(own.folder(KEY), "record.json", lambda r: r.update(change))
-    assert not own.own(KEY) and len(verified(own)["wrong"]) == 1
+    assert not own.is_trusted(KEY) and len(verified(own)["wrong"]) == 1
     refused(own, "would import")
 
 
@@ -366,5 +366,5 @@ def test_pipes_and_links_are_not_opened(own: Store, tmp_path: Path) -> None:
     for name in ("pipe", "link"):
         changed(folder, "manifest.json", lambda m, name=name: m["files"].update({name: "0" * 64}))  # type: ignore[misc]
         sealed = manifest(folder, KEY)
-        assert sealed is not None and wrong(folder, sealed) == name
+        assert sealed is not None and first_changed_file(folder, sealed) == name
         seal(folder, KEY)

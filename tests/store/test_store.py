@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from lissom import LissomError, Store
-from lissom.commands.store import done, store_rows, unreached
+from lissom.commands.store import run_operation, store_rows, unreached
 from lissom.store.checks import write_json
 from lissom.store.manifest import seal
 from lissom.store.store import updated
@@ -149,9 +149,11 @@ def test_an_artefact_becomes_part_of_its_entry(tmp_path: Path) -> None:
     assert store.size_bytes("key") == sum(
         p.stat().st_size for p in store.folder("key").rglob("*") if p.is_file()
     )
-    assert [path.name for path in store.artefacts("key")] == ["onnx"] and store.sound("key", "onnx")
+    assert [path.name for path in store.artefacts("key")] == ["onnx"] and store.is_trusted_artefact(
+        "key", "onnx"
+    )
     (store.folder("key") / "artefacts" / "onnx" / "model.onnx").write_bytes(b"12x45")
-    assert not store.sound("key", "onnx")
+    assert not store.is_trusted_artefact("key", "onnx")
     with pytest.raises(LissomError, match="cannot be written"), store.artefact("gone", "onnx"):
         pass
 
@@ -190,6 +192,13 @@ def test_a_key_is_found_by_its_beginning_if_it_is_the_only_one(tmp_path: Path) -
     ):
         with pytest.raises(LissomError, match=said):
             store.find(start)
+
+
+def test_no_beginnings_give_no_records(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    entry(store, "key")
+    assert store.records_by_prefix([]) == []
+    assert [record["key"] for record in store.records_by_prefix(["k", "key"])] == ["key"]
 
 
 def test_scratch_and_lock_folders_are_no_entries(tmp_path: Path) -> None:
@@ -498,10 +507,10 @@ def test_what_a_living_run_needs_is_known_and_that_of_a_killed_one_forgotten(
 ) -> None:
     store = Store(tmp_path)
     runner = process(
-        'with store.needed(["b", "a"]): print("on", flush=True); time.sleep(60)', tmp_path
+        'with store.protect(["b", "a"]): print("on", flush=True); time.sleep(60)', tmp_path
     )
     assert runner.stdout is not None and runner.stdout.readline() == "on\n"
-    with store.needed(["c"]) as protect:
+    with store.protect(["c"]) as protect:
         assert store.running() == {"a", "b", "c"}
         protect(["d", "e"])  # a search begins with nothing
         assert store.running() == {"a", "b", "c", "d", "e"}
@@ -587,10 +596,10 @@ def test_a_lock_that_cannot_be_taken_is_one_line(tmp_path: Path) -> None:
         (tmp_path / ".locks" / name).mkdir()  # as a file of another user, which root could open
     store.unfinished("left")
     said = r"lock .*key cannot be taken .*--store names another folder"
-    for use in (store.lock, store.free):
+    for use in (store.lock, store.try_lock):
         with pytest.raises(LissomError, match=said), use("key"):
             pass
-    with pytest.raises(LissomError, match="cannot be taken"), store.needed(["key"]):
+    with pytest.raises(LissomError, match="cannot be taken"), store.protect(["key"]):
         pass
     store.sweep(parts=0)
     assert (tmp_path / ".part-left").is_dir()
@@ -628,7 +637,7 @@ def test_nothing_is_deleted_if_nobody_knows_what_a_network_was_made_from(
 def prune(store: Store, *, yes: bool = False, answer: bool = False) -> None:
     nothing: dict[str, Any] = {"keep": [], "remove": [], "push_to": "", "pull_from": ""}
     words = {**nothing, "prune": True, "verify": False, "trust": False, "quiet": False}
-    done(store, yes=yes, ask=lambda _: answer, say=lambda _: None, **words)
+    run_operation(store, yes=yes, ask=lambda _: answer, say=lambda _: None, **words)
 
 
 def test_what_killed_processes_left_goes_if_there_is_nothing_else_to_delete(tmp_path: Path) -> None:

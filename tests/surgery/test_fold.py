@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lissom import LissomError, apply
 from lissom.models import factory
 from lissom.surgery import fold, transformable
-from lissom.surgery.compare import difference
+from lissom.surgery.compare import network_difference
 from lissom.surgery.fold import fold_batchnorms, fold_pair, foldable
 
 
@@ -226,7 +226,7 @@ def check_near(one: nn.Module, two: nn.Module, x: Tensor) -> None:
 
 def test_the_step_records_its_gate() -> None:
     from lissom.language.context import SurgeryContext
-    from lissom.language.method import method_of
+    from lissom.language.parse_methods import method_of
 
     model = lively(nn.Sequential(conv(), nn.BatchNorm2d(4))).float()
     x = images().float()
@@ -258,7 +258,7 @@ def test_what_only_rounding_tells_apart_is_the_same(
     model.norm.running_mean.normal_(), model.norm.running_var.uniform_(0.5, 2)
     merged = copy.deepcopy(model)
     fold_batchnorms(merged, x)
-    assert difference(model, merged, x) > 1e-3, "in float32"
+    assert network_difference(model, merged, x) > 1e-3, "in float32"
     apply(recipe, model, x[:1], x, notes=True)
 
     def wrongly(layer: nn.Module, *given: Any) -> list[str]:

@@ -66,7 +66,7 @@ def test_many_numbers_come_within_a_hundred_thousandth(monkeypatch: pytest.Monke
     x = np.random.default_rng(0).standard_normal(20_000) ** 3
     ones = np.ones(len(x))
     found = error(x, ones, best_values(x, ones, 16))
-    monkeypatch.setattr(kmeans, "EXACT", 1 << 20)
+    monkeypatch.setattr(kmeans, "MAX_EXACT_NUMBERS", 1 << 20)
     assert found <= error(x, ones, best_values(x, ones, 16)) * (1 + 1e-5)
 
 

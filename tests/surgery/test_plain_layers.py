@@ -121,7 +121,7 @@ def test_a_layer_that_comes_to_a_convolution_becomes_one_and_no_output_changes(k
     with torch.no_grad():
         wanted = {size: net(images(2, size)) for size in (7, 8, 9, 12)}
     found = make_plain(net, images(1))
-    assert list(found.done) == ["3"] and not found.left
+    assert list(found.done) == ["3"] and not found.not_plain
     assert type(net[3]).__name__ == "CompressedConv2d" and set(dict(net[3].named_parameters())) <= {
         "weight",
         "bias",
@@ -241,8 +241,8 @@ def test_what_comes_to_no_convolution_is_left_with_its_true_reason(
     found = make_plain(net, images(1))
     assert (
         not found.done
-        and why in found.left["2"]
-        and found.left["2"].startswith(f"{kind.__name__}, whose ")
+        and why in found.not_plain["2"]
+        and found.not_plain["2"].startswith(f"{kind.__name__}, whose ")
     )
     assert type(net[2]) is kind
     torch.manual_seed(1)
@@ -268,7 +268,7 @@ def test_a_layer_of_which_the_network_uses_more_keeps_its_class() -> None:
     ).eval()
     wanted = net(images())
     found = make_plain(net, images(1))
-    assert list(found.done) == ["b"] and found.left == {
+    assert list(found.done) == ["b"] and found.not_plain == {
         "a": "Scaled, of which the network uses more than its output"
     }
     assert torch.equal(net(images()), wanted)
@@ -283,7 +283,7 @@ def test_parameters_that_are_shared_stay_shared() -> None:
     three, four = Standard(3, 3, 3), Standard(3, 3, 3)
     four.gain = three.gain
     net = nn.Sequential(three, nn.ReLU(), four, head(3)).eval()
-    assert all("another layer has" in why for why in make_plain(net, images(1)).left.values())
+    assert all("another layer has" in why for why in make_plain(net, images(1)).not_plain.values())
     assert net[0].gain is net[2].gain  # type: ignore[union-attr]
 
 
@@ -525,7 +525,7 @@ def test_a_layer_that_does_more_after_its_product_is_left_as_soon_as_that_shows(
 
     net = nn.Sequential(Block(), nn.ReLU())
     found = make_plain(net, images(1))
-    assert found.left == {"0": "Block, whose forward also calls relu"} and not found.done
+    assert found.not_plain == {"0": "Block, whose forward also calls relu"} and not found.done
     assert done == ["the rest"]  # once, where the network ran
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import lissom
 from lissom.errors import LissomError
-from lissom.surgery.channels.probe import cuttable
+from lissom.surgery.channels.trial_cut import cuttable
 
 LARGE = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
 READ: dict[str, Callable[[Tensor], int]] = {
@@ -45,7 +45,7 @@ class Branch(nn.Module):
 @pytest.mark.parametrize("name", READ)
 def test_code_that_knows_the_size_is_held_to_it(name: str) -> None:
     model = Branch(READ[name]).eval()
-    assert cuttable(model, LARGE).sized
+    assert cuttable(model, LARGE).depends_on_size
     with pytest.raises(LissomError, match="sliced = masked"):
         lissom.apply("prune(0.5)", model, LARGE)
 
@@ -55,16 +55,18 @@ def test_scripted_code_is_held_to_the_size() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 32, 3), torch.jit.script(nn.Hardswish()), nn.Conv2d(32, 4, 3)
     ).eval()
-    assert cuttable(model, LARGE).sized
+    assert cuttable(model, LARGE).depends_on_size
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "convnext_tiny", "densenet121"])
 def test_code_that_knows_no_size_is_shown_small_images(name: str) -> None:
-    assert not cuttable(torchvision.models.get_model(name, weights=None).eval(), LARGE).sized
+    assert not cuttable(
+        torchvision.models.get_model(name, weights=None).eval(), LARGE
+    ).depends_on_size
 
 
 def test_what_takes_no_small_image_is_held_to_the_large_one() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 32, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 64 * 64, 4)
     ).eval()
-    assert cuttable(model, LARGE).sized
+    assert cuttable(model, LARGE).depends_on_size

@@ -192,7 +192,7 @@ def test_layers_are_chosen_as_ever() -> None:
         if m.rounding is not None
     ]
     assert [m.out_features for m in kept] == [64, 32]
-    assert all(m.own is not None for m in kept)
+    assert all(m.own_input_rounding is not None for m in kept)
 
 
 @pytest.mark.parametrize(

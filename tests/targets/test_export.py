@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import lissom
 from lissom import LissomError
 from lissom.language.menu import menu
-from lissom.language.method import method_of
+from lissom.language.parse_methods import method_of
 from lissom.language.target import Target
 from lissom.models import factory
 from lissom.running.plan import targets_of

@@ -201,14 +201,14 @@ def test_openvino_files_hold_half_a_byte_and_a_bit(file: Callable[[str, str], Pa
 
 def test_a_saved_network_of_few_bits_says_so(tmp_path: Path) -> None:
     import lissom
-    from lissom.store.snapshot import few_bits
+    from lissom.store.snapshot import has_packable_weights
 
     net = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)
     )
     for recipe, few in (("quantize(4)", True), ("quantize(8)", False), ("quantize(5)", False)):
         lissom.save(apply(recipe, net, images(1), images()), tmp_path / recipe)
-        assert few_bits(tmp_path / recipe) is few
+        assert has_packable_weights(tmp_path / recipe) is few
 
 
 def test_openvino_opens_single_bits_by_itself(tmp_path: Path) -> None:

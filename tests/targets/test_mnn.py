@@ -29,8 +29,8 @@ from lissom.exporting import isolated
 from lissom.exporting.onnx import capped as _capped
 from lissom.exporting.onnx import pooling as _pooled
 from lissom.exporting.onnx.export import export_onnx
-from lissom.language.method import method_of
-from lissom.running.measure import exported
+from lissom.language.parse_methods import method_of
+from lissom.running.measure import export_if_missing
 from lissom.targets import mnn as module
 from lissom.targets.mnn import Mnn, calibration
 
@@ -228,7 +228,7 @@ def test_a_quantizer_that_dies_is_one_line_that_names_another(
 def test_a_file_that_answers_unlike_the_network_is_refused(
     net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "WRONG", 1e-9)
+    monkeypatch.setattr(module, "MAX_ROUNDING_ERROR", 1e-9)
     with pytest.raises(LissomError, match="answers unlike the network"):
         made('mnn(8, activations="kl", samples=4)').export(
             net, tmp_path / "m.mnn", SHAPE, FACTS, lambda count: [images(count)]
@@ -436,7 +436,9 @@ def test_a_baked_file_is_calibrated_on_pixels(
 
     monkeypatch.setattr(Mnn, "export", export)
     target = made('mnn(8, activations="kl")')
-    exported(store, record["key"], target, True, task.fresh, data.calibration, proven=False)
+    export_if_missing(
+        store, record["key"], target, True, task.fresh, data.calibration, proven=False
+    )
     shown = torch.cat(data.calibration(20)).view(20, -1)
     pixels = torch.cat(seen).view(20, -1)
     assert pixels.min() > -1e-3 and 200 < pixels.max() < 255.01

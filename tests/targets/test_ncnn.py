@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import lissom
 from lissom import LissomError
 from lissom.exporting import isolated
-from lissom.language.method import method_of
+from lissom.language.parse_methods import method_of
 from lissom.targets.ncnn import Ncnn
 
 SHAPE = (3, 9, 7)

@@ -39,7 +39,7 @@ def make_net(num_classes=10, in_channels=3):
     last = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, num_classes)
     return nn.Sequential(first, nn.BatchNorm2d(16), nn.ReLU(), Block(16, 32, 2), *last)
 
-def make_segmenter(num_classes=12):
+def make_segmenter(num_classes=11):
     return nn.Sequential(
         nn.Conv2d(3, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU(), nn.ConvTranspose2d(32, num_classes, 2, 2)
     )

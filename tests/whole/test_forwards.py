@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import lissom
 from lissom import LissomError
 from lissom.learning.examine import examine
-from lissom.surgery.compare import apart, difference
+from lissom.surgery.compare import network_difference, relative_difference
 from lissom.trees import tensors_in
 
 
@@ -220,9 +220,12 @@ def test_experts_are_quantized_by_module_and_answer_alike_for_any_batch(tmp_path
     quantized = lissom.apply("quantize(8)", net, x[:1], x)
     ranges = {name for name in quantized.grids if name.startswith("experts-")}  # type: ignore[union-attr]
     assert {"experts-0-1:relu1", "experts-1-1:relu1"} <= ranges
-    assert difference(net, quantized, x) < 0.05
+    assert network_difference(net, quantized, x) < 0.05
     with torch.no_grad():
-        assert apart([quantized(x)], [torch.cat([quantized(one[None]) for one in x])]) < 1e-5
+        assert (
+            relative_difference([quantized(x)], [torch.cat([quantized(one[None]) for one in x])])
+            < 1e-5
+        )
     lissom.save(quantized, tmp_path)
     with torch.no_grad():
         assert torch.equal(lissom.load(tmp_path, Experts())(x), quantized(x))
@@ -357,8 +360,8 @@ def test_decisions_are_taken_from_the_first_of_two_networks_and_what_decides_is_
     with torch.no_grad():
         two.scores.weight += 1e-6 * torch.randn(1, 8)
         other.scores.weight += 0.1 * torch.randn(1, 8)
-    assert difference(one, two, x) < 1e-4
-    assert difference(one, other, x) > 0.01
+    assert network_difference(one, two, x) < 1e-4
+    assert network_difference(one, other, x) > 0.01
 
 
 class Asking(nn.Module):
@@ -523,7 +526,7 @@ def test_a_detectors_trunk_and_heads_are_cut_and_quantized_and_its_choice_of_box
     quantized, notes = lissom.apply("quantize(8)", net, x[:1], x, notes=True)
     assert len([layer for layer in quantized.layers() if layer.rounding is not None]) == 10  # type: ignore[operator]
     assert any("roi_heads" in note and "depend on the data" in note for note in notes)
-    assert difference(net, quantized, x) < 0.1
+    assert network_difference(net, quantized, x) < 0.1
     with torch.no_grad():
         assert {tuple(found) for found in quantized(x)} == {("boxes", "labels", "scores")}
 

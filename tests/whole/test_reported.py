@@ -24,7 +24,7 @@ import lissom
 from lissom.bench.capped import capped
 from lissom.exporting.onnx import export as onnx_export
 from lissom.running.plan import one_target
-from lissom.surgery.compare import difference
+from lissom.surgery.compare import network_difference
 from lissom.trees import tensors_in
 
 RUNTIMES = ("onnxruntime", "openvino")
@@ -386,10 +386,10 @@ def converted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = dict[Any, Any]()
     convert = onnx_export.converted
 
-    def converted(model: nn.Module, shown: Any) -> Any:
+    def converted(model: nn.Module, inputs: Any) -> Any:
         key = tuple(tensor.shape for tensor in model.state_dict().values())
         if key not in kept:
-            kept[key] = convert(model, shown)
+            kept[key] = convert(model, inputs)
         return copy.deepcopy(kept[key])
 
     monkeypatch.setattr(onnx_export, "converted", converted)
@@ -543,4 +543,4 @@ def test_a_bias_beyond_32_bits_is_kept() -> None:
     net, x = network(large_bias)
     small = quantized(large_bias)
     with torch.no_grad():
-        assert difference(net, small, x[:8]) < 0.05
+        assert network_difference(net, small, x[:8]) < 0.05

@@ -21,8 +21,8 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from lissom import apply, export, load, save
-from lissom.surgery.channels.probe import cuttable
 from lissom.surgery.channels.slice import slice_channels
+from lissom.surgery.channels.trial_cut import cuttable
 
 READ = """
 import sys, torch, torchvision, lissom

@@ -149,7 +149,7 @@ class Records(Family):
             )
 
         def tables(form: str) -> Callable[[], None]:
-            return lambda: print_records(store.several(self.keys), form)
+            return lambda: print_records(store.records_by_prefix(self.keys), form)
 
         def entries() -> None:
             print_store(store_rows(store, told.append))

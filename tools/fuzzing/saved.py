@@ -106,9 +106,9 @@ class Structures(Family):
 
     def load(self, folder: Path) -> None:
         """Call every function that reads a structure."""
-        from lissom.store.snapshot import few_bits, rounded_activations
+        from lissom.store.snapshot import has_packable_weights, rounded_activations
 
-        few_bits(folder)
+        has_packable_weights(folder)
         rounded_activations(folder)
         self.run(folder)
 

@@ -22,8 +22,8 @@ CAPS = {
     "AVX2": "avx2",
     "SSE41": "",
 }
-BATCH = 250  # samples
-SECONDS = 0.2  # of timing per file
+BATCH_SAMPLES = 250
+TIMING_S = 0.2  # of timing per file
 
 
 def capped(
@@ -45,9 +45,9 @@ def capped(
     inputs = [Input.like(part) for part in samples]
     with loaded(str(target), path, inputs, cpus=quiet_cores(1), more=settings) as process:
         batches = [
-            process.run([part[k : k + BATCH] for part in samples])
-            for k in range(0, len(samples[0]), BATCH)
+            process.run([part[k : k + BATCH_SAMPLES] for part in samples])
+            for k in range(0, len(samples[0]), BATCH_SAMPLES)
         ]
         outputs = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
-        process.ms(SECONDS / 4)  # warm-up
-        return outputs, process.ms(SECONDS)
+        process.ms(TIMING_S / 4)  # warm-up
+        return outputs, process.ms(TIMING_S)

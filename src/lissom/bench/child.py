@@ -41,7 +41,7 @@ def main() -> None:
         psutil.Process().cpu_affinity(job["cpus"])
     import numpy as np
 
-    from ..language.method import method_of
+    from ..language.parse_methods import method_of
     from .inputs import Input, noise
 
     shown = noise([Input.of(each) for each in job["inputs"]])

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from ..errors import LissomError
-from ..language.method import method_of
+from ..language.parse_methods import method_of
 from ..language.target import Target
 from ..store.checks import fields, mapping, number, parsed, text_of, write_json
 from ..surgery.channels.budget import Shapes
@@ -29,10 +29,10 @@ from .latency import latencies
 from .machine import machine
 
 # fractions of a layer's inputs and outputs at which it is timed; other widths are interpolated
-POINTS = (1.0, 0.75, 0.5, 0.25)
-SECONDS = 0.03  # of timing per layer
+WIDTH_SHARES = (1.0, 0.75, 0.5, 0.25)
+TIMING_S = 0.03  # of timing per layer
 TABLE = fields(ms=mapping(number(1e-9, 1e9)))
-IN_MEMORY: dict[str, dict[str, float]] = {}  # tables of this process, if there is no store
+TABLES_IN_MEMORY: dict[str, dict[str, float]] = {}  # tables of this process, if there is no store
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,9 @@ class LayerClock:
         facts = json.dumps([machine(), runtime.identity(), threads], sort_keys=True)
         name = f"layers-{hashlib.sha256(facts.encode()).hexdigest()[:12]}.json"
         self.path = home / name if home else None
-        self.table: dict[str, float] = self._read() if home else IN_MEMORY.setdefault(name, {})
+        self.table: dict[str, float] = (
+            self._read() if home else TABLES_IN_MEMORY.setdefault(name, {})
+        )
 
     def _read(self) -> dict[str, float]:
         try:
@@ -188,7 +190,7 @@ class LayerClock:
             for _ in range(3):
                 run(images)
             times: list[float] = []
-            end = time.perf_counter() + SECONDS
+            end = time.perf_counter() + TIMING_S
             while len(times) < 5 or time.perf_counter() < end:
                 begin = time.perf_counter()
                 run(images)
@@ -197,8 +199,8 @@ class LayerClock:
 
     def at(self, layer: Layer, inputs: float, outputs: float) -> float:
         """Return the latency in ms of a layer with other widths, interpolated."""
-        across = [max(1.0, p * layer.inputs) for p in POINTS]
-        along = [max(1.0, p * layer.outputs) for p in POINTS]
+        across = [max(1.0, p * layer.inputs) for p in WIDTH_SHARES]
+        along = [max(1.0, p * layer.outputs) for p in WIDTH_SHARES]
         if layer.groups > 1 and layer.groups == layer.inputs:
             return float(
                 np.interp(inputs, across[::-1], [self.ms(layer.cut(i, i)) for i in across][::-1])

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import psutil
 
-SYSTEM = Path("/sys/devices/system/cpu")
-LOAD = Path("/proc/loadavg")
+CPU_FOLDER = Path("/sys/devices/system/cpu")
+LOAD_FILE = Path("/proc/loadavg")
 SPAN_S = 0.1  # how long the load of the processors is watched
-LOOKS = 5  # checks for other running threads within that time
-IDLE = ("idle", "iowait", "guest", "guest_nice")  # the other numbers include guests
-BUSY = 0.5  # if others use more than this share of a core, a slower core is better
+THREAD_CHECKS = 5  # for other running threads within that time
+IDLE_TIMES = ("idle", "iowait", "guest", "guest_nice")  # the other numbers include guests
+BUSY_SHARE = 0.5  # if others use more than this share of a core, a slower core is better
 
 
 def quiet_cores(count: int) -> list[int] | None:
@@ -52,7 +52,7 @@ def chosen(
 
     def order(core: list[int]) -> tuple[bool, int, int, int]:
         busy = sum(share[cpu] for cpu in core)
-        return busy > BUSY, -khz[core[0]], round(10 * busy), -core[0]
+        return busy > BUSY_SHARE, -khz[core[0]], round(10 * busy), -core[0]
 
     best = sorted(cores, key=order)[:count]
     return (
@@ -63,16 +63,16 @@ def chosen(
 
 
 def others_run() -> bool:
-    """Return whether other threads on the machine want to run, in each of LOOKS checks.
+    """Return whether other threads on the machine want to run, in each of THREAD_CHECKS checks.
 
     Only Linux reports the number of runnable threads; elsewhere returns False.
     """
     with suppress(OSError, ValueError, IndexError):
-        for _ in range(LOOKS):
+        for _ in range(THREAD_CHECKS):
             # 1 is this process itself
-            if int(LOAD.read_text(encoding="utf-8").split()[3].split("/")[0]) <= 1:
+            if int(LOAD_FILE.read_text(encoding="utf-8").split()[3].split("/")[0]) <= 1:
                 return False
-            time.sleep(SPAN_S / LOOKS)
+            time.sleep(SPAN_S / THREAD_CHECKS)
         return True
     return False
 
@@ -92,7 +92,9 @@ def used_s() -> dict[int, float]:
     allowed = allowed_cpus() or set()
     with suppress(psutil.Error, OSError, RuntimeError, ValueError, IndexError):
         for cpu, times in enumerate(psutil.cpu_times(percpu=True)):
-            seconds[cpu] = sum(value for name, value in times._asdict().items() if name not in IDLE)
+            seconds[cpu] = sum(
+                value for name, value in times._asdict().items() if name not in IDLE_TIMES
+            )
     # if some are switched off, the numbers of the others are unknown
     return seconds if max(allowed, default=-1) < len(seconds) else {}
 
@@ -104,7 +106,7 @@ def cores_of(cpus: set[int]) -> list[list[int]]:
         siblings = str(cpu)
         with suppress(OSError):
             siblings = (
-                (SYSTEM / f"cpu{cpu}/topology/thread_siblings_list")
+                (CPU_FOLDER / f"cpu{cpu}/topology/thread_siblings_list")
                 .read_text(encoding="utf-8")
                 .strip()
             )
@@ -115,5 +117,5 @@ def cores_of(cpus: set[int]) -> list[list[int]]:
 def top_khz(cpu: int) -> int:
     """Return the highest clock rate of a processor in kHz, 0 if unknown."""
     with suppress(OSError, ValueError):
-        return int((SYSTEM / f"cpu{cpu}/cpufreq/cpuinfo_max_freq").read_text(encoding="utf-8"))
+        return int((CPU_FOLDER / f"cpu{cpu}/cpufreq/cpuinfo_max_freq").read_text(encoding="utf-8"))
     return 0

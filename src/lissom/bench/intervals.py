@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 # largest ratio of an interval's ends at which the median can be trusted
-APART = 1.5
+MAX_ENDS_RATIO = 1.5
 
 
 def wide(ms: dict[str, Any]) -> bool:
@@ -14,7 +14,7 @@ def wide(ms: dict[str, Any]) -> bool:
     >>> wide({"median": 2.0, "low": 1.9, "high": 2.1}), wide({"median": 2.0, "low": 1.93, "high": 32.0})
     (False, True)
     """
-    return bool(ms["high"] > APART * ms["low"])
+    return bool(ms["high"] > MAX_ENDS_RATIO * ms["low"])
 
 
 def disturbed(latencies: dict[str, Any]) -> bool:

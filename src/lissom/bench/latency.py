@@ -16,6 +16,7 @@ from .inputs import Input
 from .process import Process, loaded
 
 ROUNDS = 15
+WARM_UP_ROUNDS = 12  # at most
 ROUND_S = 0.04  # seconds that one file runs in one round
 
 
@@ -77,7 +78,7 @@ def latencies(
             for target, path in files
         ]
         for process in processes:
-            _warm(process)
+            warm_up(process)
         calls: list[list[list[float]]] = [[] for _ in processes]
         used: list[list[float | None]] = [[] for _ in processes]
         for _ in range(rounds):
@@ -116,9 +117,10 @@ def timing(
     )
 
 
-def _warm(process: Process, most: int = 12) -> None:
+def warm_up(process: Process) -> None:
+    """Run a file until two rounds agree."""
     before = process.ms(ROUND_S)
-    for _ in range(most):
+    for _ in range(WARM_UP_ROUNDS):
         now = process.ms(ROUND_S)
         if abs(now - before) <= 0.05 * before:
             return

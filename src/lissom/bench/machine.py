@@ -27,9 +27,9 @@ FLAGS = tuple(
     """.split()
 )
 # PyTorch's names of some FLAGS
-ELSEWHERE = {"fma3": "fma", "avx512_f": "avx512f", "dot": "asimddp", "neon_dot": "asimddp"}
-INFO = Path("/proc/cpuinfo")  # Linux's
-DRIVER = Path("/proc/driver/nvidia/version")  # NVIDIA's, on Linux
+NAMES_IN_PYTORCH = {"fma3": "fma", "avx512_f": "avx512f", "dot": "asimddp", "neon_dot": "asimddp"}
+CPU_FILE = Path("/proc/cpuinfo")  # Linux's
+DRIVER_FILE = Path("/proc/driver/nvidia/version")  # NVIDIA's, on Linux
 
 
 @cache
@@ -85,7 +85,7 @@ def processor() -> tuple[str, set[str]]:
     name = ""
     flags = set[str]()
     with suppress(OSError):
-        for line in INFO.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in CPU_FILE.read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = line.partition(":")
             if key.strip() == "model name":
                 name = value.strip()
@@ -97,7 +97,7 @@ def processor() -> tuple[str, set[str]]:
         # PyTorch has this function since 2.12
         said: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         name = name or str(said.get("cpu_name") or "")
-        flags = {ELSEWHERE.get(flag, flag) for flag, has in said.items() if has is True}
+        flags = {NAMES_IN_PYTORCH.get(flag, flag) for flag, has in said.items() if has is True}
     return name or platform.processor() or platform.machine(), flags
 
 
@@ -120,7 +120,7 @@ def gpu() -> dict[str, Any]:
     cudnn = torch.backends.cudnn.version()  # 92400 stands for 9.24.0
     driver = ""
     with suppress(OSError):
-        match = re.search(r"Module.*?\s(\d+(?:\.\d+)+)", DRIVER.read_text(encoding="utf-8"))
+        match = re.search(r"Module.*?\s(\d+(?:\.\d+)+)", DRIVER_FILE.read_text(encoding="utf-8"))
         driver = match[1] if match else ""
     facts = {
         "name": found.name,

@@ -22,8 +22,8 @@ from ..system.processes import command, ended, surroundings
 from ..system.scratch import temporary
 from .inputs import Input
 
-SAID = "said.txt"  # what the process and its runtime print
-TAIL = 1 << 14  # bytes of it that are read if the process dies
+OUTPUT_FILE = "said.txt"  # what the process and its runtime print
+TAIL_BYTES = 1 << 14  # bytes of it that are read if the process dies
 
 
 class Process:
@@ -51,7 +51,7 @@ class Process:
             line = ""
         if not line:
             self.process.wait()
-            said = tail_of(self.folder / SAID).strip().splitlines() or ["none"]
+            said = tail_of(self.folder / OUTPUT_FILE).strip().splitlines() or ["none"]
             raise LissomError(
                 f"{self.target}: the process that runs the file "
                 f"{ended(self.process.returncode)}; its last "
@@ -112,7 +112,7 @@ def loaded(
     with ExitStack() as stack:
         folder = stack.enter_context(temporary())
         # not a pipe: nobody reads while the process runs, and a full pipe stops a runtime that prints
-        said = stack.enter_context((folder / SAID).open("wb"))
+        said = stack.enter_context((folder / OUTPUT_FILE).open("wb"))
         process = subprocess.Popen(
             command("lissom.bench.child"),
             stdin=subprocess.PIPE,
@@ -145,7 +145,7 @@ def loaded(
 def tail_of(file: Path) -> str:
     """Return the end of a text file, which may be of any length."""
     with file.open("rb") as opened:
-        opened.seek(max(0, file.stat().st_size - TAIL))
+        opened.seek(max(0, file.stat().st_size - TAIL_BYTES))
         return opened.read().decode("utf-8", errors="replace")
 
 

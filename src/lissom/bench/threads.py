@@ -12,23 +12,23 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-TASKS = Path("/proc/self/task")  # Linux's
+THREADS_FOLDER = Path("/proc/self/task")  # Linux's
 SETTLE_S = 1.0  # longest wait for spinning threads
-LOOK_S = 0.002
-QUIET = 3  # quiet checks in a row, if only the process's CPU time can be checked
+CHECK_S = 0.002
+QUIET_CHECKS = 3  # in a row, if only the process's CPU time can be checked
 
 
 def settle() -> None:
     """Wait until no other thread of this process runs, at most SETTLE_S."""
     end = time.monotonic() + SETTLE_S
     quiet = 0
-    while quiet < QUIET and time.monotonic() < end:
+    while quiet < QUIET_CHECKS and time.monotonic() < end:
         before = time.process_time()
         others = others_run()
         if others is False:
             return
-        time.sleep(LOOK_S)
-        busy = others or time.process_time() - before > LOOK_S / 4
+        time.sleep(CHECK_S)
+        busy = others or time.process_time() - before > CHECK_S / 4
         quiet = 0 if busy else quiet + 1
 
 
@@ -36,7 +36,7 @@ def others_run() -> bool | None:
     """Return whether another thread of this process runs or waits for a core, None if unknown."""
     here = str(threading.get_native_id())
     try:
-        tasks = [task for task in TASKS.iterdir() if task.name != here]
+        tasks = [task for task in THREADS_FOLDER.iterdir() if task.name != here]
     except OSError:
         return None
     for task in tasks:

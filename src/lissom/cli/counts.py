@@ -71,13 +71,13 @@ def size_of(text: str | None) -> tuple[int, int] | None:
 SECONDS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86_400}
 
 
-def seconds_of(text: str, option: str = "--budget") -> float:
-    """Return the seconds in a text such as 90s, 30min or 1.5h.
+def seconds_of(text: str) -> float:
+    """Return the seconds in the value of --budget, such as 90s, 30min or 1.5h.
 
     >>> seconds_of("30min"), seconds_of("1.5h")
     (1800.0, 5400.0)
     """
     match = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*([a-z]+)\s*", text.lower())
     if not match or match[2] not in SECONDS or float(match[1]) == 0:
-        raise LissomError(f"{option}: expected a time such as 90s, 30min or 2h, got {text!r}")
+        raise LissomError(f"--budget: expected a time such as 90s, 30min or 2h, got {text!r}")
     return float(match[1]) * SECONDS[match[2]]

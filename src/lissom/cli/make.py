@@ -12,7 +12,6 @@ import typer
 
 from ..errors import LissomError, Unmeasured
 from .app import app
-from .brought import Brought, takes_network_and_data
 from .counts import seeds_of, workers_of
 from .options import (
     STORE,
@@ -34,6 +33,7 @@ from .options import (
     check_used,
     print_json,
 )
+from .task_options import TaskOptions, takes_network_and_data
 
 if TYPE_CHECKING:
     from ..language.recipe import Recipe
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 @takes_network_and_data
 def run(
     words: typer.Context,
-    brought: Brought,
+    options: TaskOptions,
     recipe: RecipeText,
     to: Targets = "",
     teacher: Teacher = None,
@@ -79,17 +79,17 @@ def run(
 
     kept = Store(store)
     kept.check()
-    task = brought.load()
+    task = options.load()
     from ..report.live import Live
     from ..report.table import print_records
     from ..running import execute
     from ..running.device import device_of
-    from ..running.follow import follow
+    from ..running.learn_with_team import learn_with_team
     from ..running.team import team_of
 
     team = team_of(processes, words.obj or ())
     if team is not None and team.rank:
-        follow(space, task, kept, team, seeds=numbers, teacher=teacher, device=device)
+        learn_with_team(space, task, kept, team, seeds=numbers, teacher=teacher, device=device)
         return
     failed = None
     with ExitStack() as stack:
@@ -151,7 +151,7 @@ def check_teacher(recipes: Iterable[Recipe], teacher: str | None) -> None:
 @app.command()
 @takes_network_and_data
 def plan(
-    brought: Brought,
+    options: TaskOptions,
     recipe: RecipeText,
     seeds: Seeds = "0",
     store: Place = STORE,
@@ -165,7 +165,7 @@ def plan(
 
     space = Space(recipe)
     numbers = seeds_of(seeds)
-    task = brought.load()
+    task = options.load()
     from ..learning.examine import examine
 
     examine(task)
@@ -203,7 +203,7 @@ def plan(
 @takes_network_and_data
 def inspect(
     words: typer.Context,
-    brought: Brought,
+    options: TaskOptions,
     key: Annotated[
         str, typer.Argument(help="A key of the store; by default the given network.")
     ] = "",
@@ -230,7 +230,7 @@ def inspect(
     Lists the groups of channels, the layers that couple them, the layers left whole and why, and
     how small the network can get.
     """
-    from ..language.method import method_of
+    from ..language.parse_methods import method_of
     from ..report.inspection import print_inspection
     from ..running.plan import one_target
     from ..store.store import Store
@@ -241,13 +241,13 @@ def inspect(
         one_target(on)
     kept = Store(store)
     found = kept.find(key) if key else ""
-    task = brought.load_for(found, kept)
+    task = options.load_for(found, kept)
     if sensitivity:
-        from ..learning.brought import check_stated
+        from ..learning.check_preprocessing import check_preprocessing
         from ..learning.examine import examine
 
         examine(task)
-        check_stated(task)
+        check_preprocessing(task)
     from ..commands.inspect import inspect_network, network_of
     from ..steps.prune import Prune
 
@@ -268,7 +268,7 @@ def inspect(
 @takes_network_and_data
 def explain(
     words: typer.Context,
-    brought: Brought,
+    options: TaskOptions,
     key: Annotated[str, typer.Argument(help="A key of the store: a quantized network.")],
     to: Targets = "",
     images: Annotated[
@@ -295,17 +295,17 @@ def explain(
     wanted = targets_of(to)
     kept = Store(store)
     found = kept.find(key)
-    task = brought.load_for(found, kept)
+    task = options.load_for(found, kept)
     from ..commands.explain import Explainer
     from ..commands.try_remedies import try_remedies
-    from ..learning.brought import check_stated
+    from ..learning.check_preprocessing import check_preprocessing
     from ..learning.examine import examine
     from ..report.explanation import print_explanation
     from ..report.live import Live
     from ..running.device import device_of
 
     examine(task)
-    check_stated(task)
+    check_preprocessing(task)
     with Live(quiet=json) as live:
         explainer = Explainer(task, kept, found, live.say)
         seen = explainer.findings(wanted, images)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from .app import app
-from .brought import Brought, takes_network_and_data
 from .counts import seconds_of, workers_of
 from .options import (
     STORE,
@@ -21,15 +20,16 @@ from .options import (
     WorkerThreads,
     print_json,
 )
+from .task_options import TaskOptions, takes_network_and_data
 
 if TYPE_CHECKING:
-    from ..running.search.found import Found
+    from ..running.search.run_search import SearchResult
 
 
 @app.command()
 @takes_network_and_data
 def search(
-    brought: Brought,
+    options: TaskOptions,
     space: Annotated[
         str,
         typer.Argument(
@@ -100,10 +100,10 @@ def search(
 
     kept = Store(store)
     kept.check()
-    task = brought.load()
+    task = options.load()
     from ..report.live import Live
-    from ..running.search.found import Unanswered
-    from ..running.search.found import search as search_space
+    from ..running.search.run_search import IncompleteSearch
+    from ..running.search.run_search import search as search_space
 
     with Live(quiet=json) as live:
         for note in task.data.notes:
@@ -129,13 +129,13 @@ def search(
                 say=live.say,
                 watch=live.watch,
             )
-        except Unanswered as error:
-            show(error.found, json=json)
+        except IncompleteSearch as error:
+            show(error.result, json=json)
             raise
     show(found, json=json)
 
 
-def show(found: Found, *, json: bool) -> None:
+def show(found: SearchResult, *, json: bool) -> None:
     """Print the result of a search."""
     from ..report.searched import print_found
 

@@ -47,7 +47,7 @@ def show(
     from ..store.store import Store
 
     kept = Store(store)
-    records = kept.several(keys)
+    records = kept.records_by_prefix(keys)
     if json:
         print_json(records if len(keys) > 1 else records[0])
     elif len(records) > 1 or form != "table":
@@ -165,10 +165,10 @@ def store(
     wanted = [option for option, asked in operations.items() if asked]
     if len(wanted) > 1:
         raise LissomError(f"store: expected one operation, got {' and '.join(wanted)}")
-    from ..commands.store import told
+    from ..commands.store import run_store_command
     from ..store.store import Store
 
-    told(
+    run_store_command(
         Store(store),
         prune=prune,
         yes=yes,

@@ -138,7 +138,7 @@ def bench(
 
     With --data, measure their accuracy too.
     """
-    from ..commands.things import file_or_key
+    from ..commands.bench_arguments import file_or_key
     from ..data.source import check_spec
     from ..store.store import Store
     from ..tasks.kinds import check_kind

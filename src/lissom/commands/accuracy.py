@@ -104,7 +104,7 @@ def in_batches(run: RunFile, batch: int) -> RunFile:
 
 
 def file_metrics(
-    path: Path, target: str, data: Data, threads: int = 1, kind: str | None = None
+    path: Path, target: str, data: Data, kind: str | None = None
 ) -> dict[str, float | None]:
     """Return the metrics of a file in a runtime on the test set.
 
@@ -138,7 +138,7 @@ def file_metrics(
     if not is_plain(example):
         given = inputs_of(example)
         shown = [Input.of({**facts, "shape": [batch or 1, *facts["shape"]]}) for facts in given]
-    with loaded(target, path, shown, threads=threads) as process:
+    with loaded(target, path, shown) as process:
         run = process.run if batch is None else in_batches(process.run, batch)
         answers = file_answers(run, task, data.test, baked, outputs_in(path))
         return scored(task, checked(path, task, answers))

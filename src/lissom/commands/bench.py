@@ -17,19 +17,19 @@ from ..data.data import Data
 from ..errors import LissomError, silent
 from ..importing.file import model_in
 from ..importing.packed import ENDING
-from ..language.method import method_of
+from ..language.parse_methods import method_of
 from ..language.target import Target
 from ..running.entries import build_from_entry
-from ..running.measure import exported, inputs_in
+from ..running.measure import export_if_missing, inputs_in
 from ..running.plan import targets_of
 from ..store.store import Store
 from ..trees import mapped, shapes
 from .accuracy import facts_in, file_metrics, preprocess_in, takes_pictures
-from .things import file_or_key
+from .bench_arguments import file_or_key
 
 # baselines of every bench: next to a runtime that is slow in float, any integer file looks fast
 FLOATS = ("torch", "onnxruntime", "openvino", 'openvino(precision="bf16")')
-PROFILED = 50  # runs; the latency of each layer is their median
+PROFILED_RUNS = 50  # runs; the latency of each layer is their median
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def bench(
                 [(pair.target, pair.path) for pair in pairs],
                 shown,
                 threads=count,
-                profiled=PROFILED if layers else 0,
+                profiled=PROFILED_RUNS if layers else 0,
             )
         except LissomError as error:
             if len(batches) * len(threads) == 1:
@@ -214,7 +214,9 @@ def resolve(
     else:
         key = found
         source = store.record(key)["float"]["key"]
-        path = exported(store, key, target, False, lambda: build_from_entry(key, store, model))
+        path = export_if_missing(
+            store, key, target, False, lambda: build_from_entry(key, store, model)
+        )
         inputs = inputs_in(store.record(key), 1)
     fits = (f".{target.ending}", *target.others)
     if path.suffix not in fits:
@@ -233,7 +235,9 @@ def uncompressed(
     for key, target in product(keys, [target for target in made if target.missing() is None]):
         name = "uncompressed" if len(keys) == 1 else f"uncompressed {key}"
         try:
-            path = exported(store, key, target, False, partial(build_from_entry, key, store, model))
+            path = export_if_missing(
+                store, key, target, False, partial(build_from_entry, key, store, model)
+            )
             inputs = tuple(inputs_in(store.record(key), 1))
             found.append(Candidate(name, str(target), path, inputs, key, baseline=True))
         except LissomError as error:

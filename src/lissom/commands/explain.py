@@ -16,11 +16,11 @@ from ..language.recipe import Recipe
 from ..language.target import Target
 from ..learning.evaluate import network_outputs, relative
 from ..report.explanation import LEARNED, concluded
-from ..running.measure import exported
+from ..running.measure import export_if_missing
 from ..steps.quantize import Quantize
 from ..store.snapshot import restore
 from ..store.store import Store
-from ..surgery.coverage import told
+from ..surgery.coverage import coverage_sentence
 from ..surgery.plain_layers import make_plain
 from ..surgery.quantization.layers import QuantizedLayer
 from ..surgery.quantization.network import QuantizedNetwork
@@ -30,7 +30,7 @@ from ..tasks.task import Task
 from ..trees import Tree, answer_in, answer_of, length
 from .explain_files import file_row, main_metric
 
-WORST = 3  # number of layers that are named
+WORST_LAYERS = 3  # number of layers that are named
 
 
 @dataclass
@@ -115,7 +115,8 @@ class Explainer:
             "stages": stages,
             "layers": layers,
             "worst": [
-                row["name"] for row in sorted(layers, key=itemgetter("noise"))[: -WORST - 1 : -1]
+                row["name"]
+                for row in sorted(layers, key=itemgetter("noise"))[: -WORST_LAYERS - 1 : -1]
             ],
             "ends": ends,
             "targets": files,
@@ -136,7 +137,9 @@ class Explainer:
         return [
             f"{said}."
             for said in [
-                told(step, facts.get("quantized", 0), facts.get("left_float", {}), "float")
+                coverage_sentence(
+                    step, facts.get("quantized", 0), facts.get("left_float", {}), "float"
+                )
             ]
             if said
         ]
@@ -219,7 +222,7 @@ class Explainer:
 
     def file(self, target: Target) -> Path:
         """Return the network's file for a target; export it if the store has none."""
-        return exported(
+        return export_if_missing(
             self.store,
             self.key,
             target,

@@ -11,13 +11,13 @@ from ..bench.capped import CAPS, capped
 from ..bench.process import loaded
 from ..data.split import CPU, spread
 from ..language.target import Target
-from ..learning.evaluate import file_answers, relative, scored, together
+from ..learning.evaluate import file_answers, join_batches, relative, scored
 from ..report.rows import main_score
 from ..running.measure import inputs_in
 from ..tasks.task import Task
 from ..trees import Tree, put_in, tensors_in
 
-CAPPED = 1000  # images that are run with a capped instruction set
+CAPPED_IMAGES = 1000  # images that are run with a capped instruction set
 
 
 def main_metric(task: Task, outputs: Tree, labels: Tree) -> float | None:
@@ -39,7 +39,7 @@ def file_row(
     """
     with loaded(str(target), path, inputs_in(record, 1)) as process:
         answers = file_answers(process.run, task, task.data.test, False, simulated)
-        outputs, _ = together(answers)
+        outputs, _ = join_batches(answers)
     alike = task.agreement()
     alike.add(outputs, simulated)
     fused = target.fused(path)
@@ -61,9 +61,9 @@ def on_older_processors(
     Its outputs have the form of `simulated`. `noise` is the relative difference from the outputs
     without a cap.
     """
-    some = spread(task.data.test, CAPPED)
+    some = spread(task.data.test, CAPPED_IMAGES)
     batches = some.batches(250, CPU)
-    images, labels = together((task.data.normalised(x), y) for x, y in batches)
+    images, labels = join_batches((task.data.normalised(x), y) for x, y in batches)
     samples = [tensor.numpy() for tensor in tensors_in(images)]
     rows = list[dict[str, Any]]()
     uncapped: Tree = None

@@ -14,13 +14,13 @@ from ..exporting.openvino_ir import unpacked
 from ..exporting.snippet import FIRST, snippet
 from ..language.target import Target
 from ..running.entries import build_from_entry
-from ..running.measure import exported
+from ..running.measure import export_if_missing
 from ..running.plan import one_target
 from ..store.snapshot import restore
 from ..store.store import Store
 from ..system.scratch import temporary, written
 from .accuracy import facts_in
-from .whole import export_whole, picking_kind, preprocess_inside
+from .export_with_extras import export_with_extras, picking_kind, preprocess_inside
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def export_key(
     def fresh() -> nn.Module:
         return build_from_entry(key, store, model)
 
-    found = exported(store, key, target, bake, fresh, say=say)
+    found = export_if_missing(store, key, target, bake, fresh, say=say)
     suffix = f".{target.pictures}" if seen is not None else found.suffix
     two = suffix == ".ir"
     output = output or Path("model.xml" if two else f"model{suffix}")
@@ -75,7 +75,7 @@ def export_key(
             say(f"{key}  {target}: export, with what stands around the network")
             made = Path(folder) / f"model{suffix}"
             network = restore(fresh, store.folder(key))
-            export_whole(network, record, target, kind, seen, made, found, bake=bake)
+            export_with_extras(network, record, target, kind, seen, made, found, bake=bake)
         if two and output.suffix == ".xml":
             unpacked(made, new)
         else:

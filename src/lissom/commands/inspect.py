@@ -128,13 +128,7 @@ def step_of(widths: Sequence[int]) -> int | None:
 
 def reach(search: WidthSearch) -> dict[str, float]:
     """Return the least and the largest fraction that can be removed."""
-    start = search.full
-    least = [
-        search.removed([*start[:k], w[1], *start[k + 1 :]])
-        for k, w in enumerate(search.widths)
-        if len(w) > 1
-    ]
-    return {"least": round(min(least, default=0.0), 4), "most": round(search.max_removed, 4)}
+    return {"least": round(search.min_removed, 4), "most": round(search.max_removed, 4)}
 
 
 def sensitivities(

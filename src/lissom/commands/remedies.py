@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import LissomError
 from ..language.recipe import Recipe
 from ..language.step import Step
-from ..report.explanation import UNLIKE
+from ..report.explanation import UNLIKE_OUTPUTS
 from ..steps.equalize import Equalize
 from ..steps.quantize import Quantize
 
@@ -39,7 +39,7 @@ def remedies(
         *(
             [("weights of 7 bits", {"reduce_range": True})]
             if any(
-                row["noise"] > UNLIKE
+                row["noise"] > UNLIKE_OUTPUTS
                 for target in found["targets"].values()
                 for row in target["capped"]
             )

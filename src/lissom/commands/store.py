@@ -14,7 +14,14 @@ from ..errors import LissomError, counted
 from ..report.table import print_store
 from ..store.checks import many_read
 from ..store.elsewhere import pull, push
-from ..store.manifest import code_in, manifest, own_record, record_in, seal, wrong
+from ..store.manifest import (
+    code_in,
+    first_changed_file,
+    manifest,
+    record_in,
+    record_unchanged,
+    seal,
+)
 from ..store.pictures import PICTURES
 from ..store.record import remedy
 from ..store.signing import key_path, user_key
@@ -24,11 +31,11 @@ Say = Callable[[str], None]
 Rows = list[dict[str, Any]]
 
 
-def told(store: Store, *, quiet: bool, **wanted: Any) -> None:
+def run_store_command(store: Store, *, quiet: bool, **wanted: Any) -> None:
     """Run `lissom store` and print the result, as JSON if `quiet`. Raises LissomError if files
     differ from their checksums.
     """
-    rows = done(store, quiet=quiet, **wanted)
+    rows = run_operation(store, quiet=quiet, **wanted)
     if quiet:
         print(json.dumps(rows, indent=1))
     if isinstance(rows, dict) and rows.get("wrong"):
@@ -39,7 +46,7 @@ def told(store: Store, *, quiet: bool, **wanted: Any) -> None:
         )
 
 
-def done(
+def run_operation(
     store: Store,
     *,
     prune: bool,
@@ -59,26 +66,22 @@ def done(
     """
     if remove:
         gone = removed(store, [store.find(key) for key in remove])
-        shown([f"removed {key}" for key in gone], quiet)
+        print_lines([f"removed {key}" for key in gone], quiet)
         return {"removed": gone}
     if push_to:
         sent = push(store, push_to, say)
-        shown([f"copied {counted(len(sent), 'entry')} to {push_to}"], quiet)
+        print_lines([f"copied {counted(len(sent), 'entry')} to {push_to}"], quiet)
         return {"pushed": sent}
     if pull_from:
         taken = pull(store, pull_from, say)
-        shown([f"copied {counted(len(taken), 'entry')} from {pull_from}"], quiet)
+        print_lines([f"copied {counted(len(taken), 'entry')} from {pull_from}"], quiet)
         return {"pulled": taken}
     if trust:
         found = trusted(store, say)
         named = ", ".join(f"{code} ({count})" for code, count in found["code"].items()) or "no code"
-        shown(
-            [
-                f"signed {counted(found['signed'], 'entry')}, which "
-                f"name{'s' * (found['signed'] == 1)} {named}"
-            ],
-            quiet,
-        )
+        verb = "names" if found["signed"] == 1 else "name"
+        signed = counted(found["signed"], "entry")
+        print_lines([f"signed {signed}, which {verb} {named}"], quiet)
         return found
     if verify:
         checked = verified(store)
@@ -87,7 +90,7 @@ def done(
         read = (
             f"{counted(checked['entries'], 'entry')} and {counted(checked['artefacts'], 'folder')}"
         )
-        shown([*checked["notes"], f"{read} of exported files read"], quiet)
+        print_lines([*checked["notes"], f"{read} of exported files read"], quiet)
         return checked
     rows = store_rows(store, say)
     if prune:
@@ -106,7 +109,7 @@ def done(
     return rows
 
 
-def shown(lines: Iterable[str], quiet: bool) -> None:
+def print_lines(lines: Iterable[str], quiet: bool) -> None:
     """Print lines unless `quiet`."""
     for line in () if quiet else lines:
         print(line)
@@ -186,8 +189,8 @@ def pruned(store: Store, keys: Iterable[str], keep: Sequence[str]) -> list[str]:
         free = set(unreached(store, list(keep)))
         for key in keys:
             if key in free:
-                with store.free(key) as unused:
-                    if unused:
+                with store.try_lock(key) as locked:
+                    if locked:
                         store.remove(key)
                         gone.append(key)
     store.sweep(parts=0)
@@ -200,8 +203,8 @@ def removed(store: Store, keys: Iterable[str]) -> list[str]:
     with store.lock(".prune"):
         needed = store.running()
         for key in keys:
-            with store.free(key) as free:
-                if key in needed or not free:
+            with store.try_lock(key) as locked:
+                if key in needed or not locked:
                     raise LissomError(
                         f"store: {key} is needed by a run that goes on; remove it "
                         "when that has ended"
@@ -233,14 +236,14 @@ def verified(store: Store) -> dict[str, Any]:
                     f"{name}: it has no checksums that can be read; `lissom store "
                     "--trust` makes new ones"
                 )
-            elif (bad := wrong(place, sealed)) is not None:
+            elif (changed := first_changed_file(place, sealed)) is not None:
                 cure = "it is made anew when it is needed"
                 if place == folder:
                     cure = remedy(folder)
                 elif place.name.startswith(PICTURES):
                     cure = f"delete {place}, which holds images for the report alone"
                 wrongs.append(
-                    f"{name}: {bad} is not what was written (its SHA-256 differs); {cure}"
+                    f"{name}: {changed} is not what was written (its SHA-256 differs); {cure}"
                 )
             elif place == folder:
                 try:
@@ -248,9 +251,9 @@ def verified(store: Store) -> dict[str, Any]:
                 except LissomError as error:
                     wrongs.append(str(error).removeprefix("store: "))
                     continue
-                if not own_record(sealed, folder):
+                if not record_unchanged(sealed, folder):
                     wrongs.append(f"{name}: record.json is not what was written; {remedy(folder)}")
-        if (code := code_in(folder)) and not store.own(key):
+        if (code := code_in(folder)) and not store.is_trusted(key):
             notes.append(f"{key}: it names {code}, and is not signed by you")
     return {"entries": len(list(store)), "artefacts": artefacts, "wrong": wrongs, "notes": notes}
 
@@ -269,10 +272,13 @@ def trusted(store: Store, say: Say) -> dict[str, Any]:
         try:
             with store.lock(f"{key}.record"):
                 store.record(key)  # raises if it cannot be read
-                if sealed is not None and not own_record(sealed, folder):
+                if sealed is not None and not record_unchanged(sealed, folder):
                     raise LissomError("record.json is not what was written")
-                if sealed is not None and (bad := wrong(folder, sealed)) is not None:
-                    raise LissomError(f"{bad} is not what was written (its SHA-256 differs)")
+                if (
+                    sealed is not None
+                    and (changed := first_changed_file(folder, sealed)) is not None
+                ):
+                    raise LissomError(f"{changed} is not what was written (its SHA-256 differs)")
                 seal(folder, key)
                 code = code_in(folder)
         except LissomError as error:

@@ -68,7 +68,7 @@ def _check_reproducible(explainer: Explainer) -> None:
     teachers = [getattr(step, "teacher", None) or "" for step in steps]
     named = [text for teacher in teachers for text in teachers_in(teacher)]
     code = next(filter(teacher_code, named), None)
-    if code and not store.own(key):
+    if code and not store.is_trusted(key):
         raise LissomError(
             f"explain: the recipe of {key} would import {code:.80}, and nothing shows that your "
             f"lissom wrote it; lissom store --trust --store {store.root} signs it"

@@ -17,15 +17,15 @@ from torch import Tensor
 from ..errors import LissomError, counted, listed, nearest
 from ..language.preprocess import Placement, Preprocess, Size
 from .classes import by_name
-from .folder import LEAST, arranged
+from .folder import MIN_IMAGES, arranged
 from .picture import size_of
 from .reading import Reading
 from .split import MEMORY, Files, Images, Read
 
 Corners = tuple[float, float, float, float]  # x1, y1, x2, y2
 NONE = -1  # the class of a row that holds no box
-LEAST_LEFT = 0.25  # of a box's area; with less, preprocessing has cut the object off
-LARGEST = 1_000_000  # a coordinate in a file must be smaller
+MIN_AREA_LEFT = 0.25  # of a box's area; with less, preprocessing has cut the object off
+MAX_COORDINATE = 1_000_000  # a coordinate in a file must be smaller
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def check_annotations(annotations: Annotations) -> None:
             "be tested on"
         )
     for part, samples in parts.items():
-        least = LEAST if len(parts) == 1 else 1  # a single part is split into two
+        least = MIN_IMAGES if len(parts) == 1 else 1  # a single part is split into two
         if len(samples) < least:
             raise LissomError(
                 f"{where}: expected at least {counted(least, 'image')} in {part}, got {len(samples)}"
@@ -182,17 +182,18 @@ def boxes_seen(
 
 
 def corners_of(values: Sequence[object], where: str) -> Corners:
-    """Return four values as floats. Raises LissomError unless each is a number within `LARGEST`."""
+    """Return four values as floats. Raises LissomError unless each is a number within `MAX_COORDINATE`."""
     numbers = list[float]()
     for value in values:
         # `not <` also catches nan
         if (
             not isinstance(value, (int, float))
             or isinstance(value, bool)
-            or not abs(value) < LARGEST
+            or not abs(value) < MAX_COORDINATE
         ):
             raise LissomError(
-                f"{where}: expected numbers between -{LARGEST:,} and {LARGEST:,}, got {reprlib.repr(value)}"
+                f"{where}: expected numbers between -{MAX_COORDINATE:,} and {MAX_COORDINATE:,}, got "
+                f"{reprlib.repr(value)}"
             )
         numbers.append(float(value))
     x1, y1, x2, y2 = numbers
@@ -251,4 +252,4 @@ def moved(boxes: Tensor, placements: Iterable[Placement]) -> Tensor:
         corners = boxes[:, :4] * scale + offset
         boxes = clipped(torch.cat([corners, boxes[:, 4:]], 1), placement.size)
         whole = whole * placement.scale[0] * placement.scale[1]
-    return boxes[areas(boxes) >= LEAST_LEFT * whole]
+    return boxes[areas(boxes) >= MIN_AREA_LEFT * whole]

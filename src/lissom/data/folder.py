@@ -24,7 +24,7 @@ from .tars import File, Member
 
 LOOKED_AT = 100  # images of each class whose sizes are compared
 PARTS = ("train", "valid", "test")
-LEAST = 10  # images without labels, which are split into three parts
+MIN_IMAGES = 10  # images without labels, which are split into three parts
 SHARE = 0.2  # of the images for the smaller part, if a folder is split into two
 SEED = 22
 
@@ -141,9 +141,9 @@ def images_in(root: Path) -> list[Path]:
     """Return every image file in a folder and its subfolders, sorted by path."""
     endings = image_endings()
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in endings)
-    if len(paths) < LEAST:
+    if len(paths) < MIN_IMAGES:
         raise LissomError(
-            f"data: {root} holds {counted(len(paths), 'image')}; at least {LEAST} are needed"
+            f"data: {root} holds {counted(len(paths), 'image')}; at least {MIN_IMAGES} are needed"
         )
     return paths
 

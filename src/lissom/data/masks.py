@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import LissomError, counted
 from ..language.preprocess import Preprocess, Size
-from .folder import LEAST, PARTS, arranged, image_endings
+from .folder import MIN_IMAGES, PARTS, arranged, image_endings
 from .picture import opened, size_of
 from .reading import Reading
 from .split import Files, Images, Read
@@ -78,10 +78,10 @@ def check_parts(parts: dict[str, list[Pair]], root: Path) -> None:
         )
     if len(parts) == 1:
         ((part, pairs),) = parts.items()
-        if len(pairs) < LEAST:
+        if len(pairs) < MIN_IMAGES:
             raise LissomError(
                 f"data: {root} holds only the part '{part}', with {counted(len(pairs), 'image')}; at "
-                f"least {LEAST} are needed to set others apart from them; expected train/images/*, "
+                f"least {MIN_IMAGES} are needed to set others apart from them; expected train/images/*, "
                 "valid/images/* and test/images/*, some of them"
             )
 

@@ -103,8 +103,8 @@ class DatasetSplit(Dataset[Any]):
         )
         try:
             for inputs, targets in loader:
-                for part in (inputs, targets):
-                    if not length(part):
+                for tree in (inputs, targets):
+                    if not length(tree):
                         raise LissomError(
                             f"{self.where}: expected tensors of inputs and of targets in a batch, "
                             f"got {described((inputs, targets))}; words become numbers first, as "

@@ -28,8 +28,8 @@ FORMATS = tuple(
     PNG JPEG MPO WEBP TIFF GIF BMP DIB PPM JPEG2000 AVIF TGA ICO PCX SGI QOI DDS
     """.split()
 )
-LARGE = 1 << 24  # pixels that any file may declare: 128 MiB during decoding
-DENSEST = 1_000  # pixels per byte of a file: a PNG of a single colour
+MAX_PIXELS = 1 << 24  # pixels that any file may declare: 128 MiB during decoding
+MAX_PIXELS_PER_BYTE = 1_000  # pixels per byte of a file: a PNG of a single colour
 
 
 class WrongPreprocess(LissomError):
@@ -62,7 +62,7 @@ def opened(path: File) -> Iterator[Picture]:
                 # the check below replaces Pillow's: it knows the size of the file
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 image = Image.open(file, formats=formats())
-            if image.width * image.height > max(LARGE, DENSEST * length):
+            if image.width * image.height > max(MAX_PIXELS, MAX_PIXELS_PER_BYTE * length):
                 raise ValueError(
                     f"it declares {image.width} x {image.height} pixels in {length} bytes"
                 )

@@ -15,7 +15,8 @@ from .picture import WrongPreprocess, decoded, resizing
 from .split import MEMORY, Files, Images
 from .tars import File
 
-UNASKED = 1 << 20  # most pixels of an image that sets the size of all, if no size is given
+# most pixels of an image that sets the size of all, if no size is given
+MAX_PIXELS_BY_DEFAULT = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def first_size(
                 reason or f"; the first: {str(error).removeprefix('data: ').partition('; ')[0]}"
             )
             continue
-        if not asked and height * width > UNASKED:
+        if not asked and height * width > MAX_PIXELS_BY_DEFAULT:
             raise LissomError(
                 f"data: {path} has {width} x {height} pixels, and all images would be resized to "
                 "that; say what the network is to read: --size HEIGHTxWIDTH, or --preprocess"

@@ -17,7 +17,7 @@ from .split import Read
 from .tars import Member, members_of, tars_in
 
 LABELS = ("cls", "json")  # file extensions; the first takes precedence
-LONGEST = 1 << 20  # bytes of a label
+MAX_LABEL_BYTES = 1 << 20  # bytes of a label
 MOST_CLASSES = 100_000  # if the number of classes is not stated
 
 
@@ -102,7 +102,7 @@ def samples_in(tar: Path) -> list[tuple[Member, int]]:
                     f"data: {picture}: expected its class beside it, a .cls with a whole number or a "
                     '.json with {"label": 3}'
                 )
-            found.append((picture, label_in(labels[0], labels[0].read(file)[:LONGEST])))
+            found.append((picture, label_in(labels[0], labels[0].read(file)[:MAX_LABEL_BYTES])))
     return found
 
 

@@ -163,21 +163,23 @@ def load(
         raise two_sizes(view)
     if view.pictures:
         own = (8, 8) if spec == "digits" else None
-        return shown(load(spec, root=root, size=own, channels=channels), view)
+        return with_preprocessing(load(spec, root=root, size=own, channels=channels), view)
     if spec == "digits":
         return digits(size or (32, 32), channels or 1, view)
     return from_torchvision(spec, root, size, channels, view)
 
 
-def shown(read: Read, preprocess: Preprocess) -> Read:
+def with_preprocessing(read: Read, preprocess: Preprocess) -> Read:
     """Return a data set in memory with its images preprocessed, at once or batch by batch."""
     from .picture import shown_pixels
-    from .split import MEMORY, Images, Shown
+    from .split import MEMORY, Images, PreprocessedImages
 
     parts = {"train": read.train, "valid": read.valid, "test": read.test}
     held = {name: part for name, part in parts.items() if isinstance(part, Images)}
     one = shown_pixels(held["test"].pixels[:1], preprocess)
-    changed: dict[str, Any] = {name: Shown(part, preprocess) for name, part in held.items()}
+    changed: dict[str, Any] = {
+        name: PreprocessedImages(part, preprocess) for name, part in held.items()
+    }
     if sum(map(len, held.values())) * one.numel() <= MEMORY:
         for name, part in held.items():
             changed[name] = Images(shown_pixels(part.pixels, preprocess), part.labels)

@@ -98,7 +98,7 @@ class Images:
 
 
 @dataclass
-class Shown:
+class PreprocessedImages:
     """A split in memory that is preprocessed batch by batch: all at once would not fit."""
 
     pictures: Images
@@ -111,9 +111,9 @@ class Shown:
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def take(self, order: Tensor) -> Shown:
+    def take(self, order: Tensor) -> PreprocessedImages:
         """Return the split of the images at the given indices."""
-        return Shown(self.pictures.take(order), self.preprocess)
+        return PreprocessedImages(self.pictures.take(order), self.preprocess)
 
     def batches(
         self, size: int, device: torch.device, order: Tensor | None = None
@@ -206,9 +206,9 @@ class Read:
     """
 
     name: str
-    train: Images | Shown | Files | None
-    valid: Images | Shown | Files | None
-    test: Images | Shown | Files
+    train: Images | PreprocessedImages | Files | None
+    valid: Images | PreprocessedImages | Files | None
+    test: Images | PreprocessedImages | Files
     classes: tuple[str, ...]
     channels: int
     size: tuple[int, int]

@@ -18,7 +18,7 @@ from .reading import Reading
 from .split import Files, Images, Read
 
 PATHS = ("path", "image", "file", "filename")  # names of the column of images
-LEAST = 10  # rows, which may have to be split into training and test set
+MIN_ROWS = 10  # rows, which may have to be split into training and test set
 
 Row = dict[str, str]
 
@@ -91,9 +91,9 @@ def rows_in(file: Path) -> tuple[list[Row], list[str]]:
             raise LissomError(
                 f"data: {file}, line {number}: expected a value for each of {listed(header)}"
             )
-    if len(rows) < LEAST:
+    if len(rows) < MIN_ROWS:
         raise LissomError(
-            f"data: {file} holds {counted(len(rows), 'row')}; at least {LEAST} are needed"
+            f"data: {file} holds {counted(len(rows), 'row')}; at least {MIN_ROWS} are needed"
         )
     return [{name: value.strip() for name, value in row.items()} for row in rows], header
 

@@ -16,7 +16,7 @@ from ..errors import LissomError
 
 PART = re.compile(r"(train|valid|val|test)(?![a-z])")  # the start of a tar's name
 COMPRESSED = (".gz", ".tgz", ".xz", ".txz", ".bz2", ".tbz2", ".zst")
-MOST = 100_000  # tars that one pattern may stand for
+MAX_TARS = 100_000  # tars that one pattern may stand for
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,10 @@ def expanded(pattern: str) -> list[str]:
     if numbers is not None:
         first, last = numbers.groups()
         count = int(last) - int(first) + 1
-        if not 0 < count <= MOST:
-            raise LissomError(f"data: {pattern}: expected 1 to {MOST} numbers, got {count}")
+        if not 0 < count <= MAX_TARS:
+            raise LissomError(f"data: {pattern}: expected 1 to {MAX_TARS} numbers, got {count}")
         options = [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
     ends = expanded(tail)
-    if len(options) * len(ends) > MOST:
-        raise LissomError(f"data: {pattern}: expected at most {MOST} files")
+    if len(options) * len(ends) > MAX_TARS:
+        raise LissomError(f"data: {pattern}: expected at most {MAX_TARS} files")
     return [f"{head}{option}{end}" for option, end in product(options, ends)]

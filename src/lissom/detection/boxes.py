@@ -11,7 +11,7 @@ from torch import Tensor
 Detections: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 # most pairs of place and class that NMS compares in an image, as in torchvision's RetinaNet
-MOST_COMPARED = 1_000
+MAX_COMPARED = 1_000
 
 
 def iou(boxes: Tensor, others: Tensor) -> Tensor:
@@ -88,10 +88,10 @@ def decoded(
     sound = boxes.isfinite().all(2)
     places, classes = (sound & (scores >= threshold)).nonzero(as_tuple=True)
     values, order = scores[places, classes].sort(descending=True, stable=True)
-    order = order[:MOST_COMPARED]
+    order = order[:MAX_COMPARED]
     boxes = boxes[places[order], classes[order]]
     classes = classes[order]
-    values = values[:MOST_COMPARED]
+    values = values[:MAX_COMPARED]
     kept = torch.zeros_like(classes, dtype=torch.bool)
     # class by class: torchvision's batched_nms offsets the boxes of each class, which fails for
     # boxes that leave the image

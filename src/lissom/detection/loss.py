@@ -13,7 +13,7 @@ from .boxes import class_scores, giou
 
 # background places in the loss for each place with a true box, if scores are a softmax (SSD)
 BACKGROUND = 3
-FARTHEST = 1e5  # pixels; coordinates beyond it, as of a diverging network, have no gradient
+MAX_COORDINATE = 1e5  # pixels; coordinates beyond it, as of a diverging network, have no gradient
 
 
 def detection_loss(
@@ -44,7 +44,7 @@ def detection_loss(
     Differs: |q - s| instead of its square and a box_weight of 1 instead of 2, so that scores are
     learned in few epochs, also with SGD; a mean over images instead of one over all boxes.
     """
-    boxes = boxes.float().clamp(-FARTHEST, FARTHEST)
+    boxes = boxes.float().clamp(-MAX_COORDINATE, MAX_COORDINATE)
     logits = logits.float()
     targets = targets.float()
     found = class_scores(logits.detach(), scores)

@@ -17,10 +17,10 @@ from ..trees import (
     Tree,
     answer_in,
     copied,
-    handed,
     in_float,
     mapped,
     rows_of_both,
+    run_network,
     shapes,
     tensors_in,
 )
@@ -141,7 +141,7 @@ class Comparison:
         """Run the teacher on inputs (n ...), in inference mode and the precision of training."""
         device = next(tensors_in(inputs)).device
         with torch.inference_mode(), autocast(device, self.precision or fast_precision(device)):
-            outputs = handed(self.teacher, inputs)
+            outputs = run_network(self.teacher, inputs)
         # copies, because tensors from inference mode cannot take part in autograd
         features = [self._seen[1][place.teacher.name] for place in self.places]
         return Answer(

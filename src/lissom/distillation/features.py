@@ -19,7 +19,7 @@ from ..surgery.channels.slice import kept_outputs
 from ..surgery.layers import CompressedLayer, bake_transforms
 from ..surgery.quantization.layers import QuantizedLayer
 from ..surgery.quantization.network import QuantizedNetwork
-from ..trees import Tree, first, handed
+from ..trees import Tree, first, run_network
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def outputs(network: nn.Module, example: Tree) -> dict[str, Output]:
     mode = network.training
     try:
         with torch.no_grad():
-            handed(network.eval(), example)
+            run_network(network.eval(), example)
     finally:
         network.train(mode)
         for handle in hooks:
@@ -324,7 +324,7 @@ def _float(network: nn.Module) -> nn.Module:
     bake_transforms(network)
     for layer in list(network.modules()):
         if isinstance(layer, QuantizedLayer):
-            layer.follow(None)  # rounding moves no channel
+            layer.set_input_roundings(None)  # rounding moves no channel
             layer.make_plain(*layer.in_inference())
     return network
 

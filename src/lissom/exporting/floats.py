@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..language.grid import NEAR
+from ..language.grid import ZERO_TOLERANCE
 from ..surgery.quantization.network import QuantizedNetwork
 from ..surgery.quantization.rounding import Rounding
 
@@ -40,7 +40,7 @@ class FloatRounding(HeldRounding):
         if self.off:
             return x
         if self.sign:
-            q = ((x - NEAR).sign() + 1).clamp(0, 1) * self.top
+            q = ((x - ZERO_TOLERANCE).sign() + 1).clamp(0, 1) * self.top
         else:
             q = (x / self.q_scale).round().add(self.q_zero).clamp(0, self.top)
         return (q - self.q_zero) * self.q_step

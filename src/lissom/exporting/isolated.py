@@ -88,7 +88,7 @@ def main() -> None:
         return
     import numpy as np
 
-    from ..language.method import method_of
+    from ..language.parse_methods import method_of
 
     run = method_of("targets", words[0]).load(Path(words[1]), 1)
     shape, outputs = ([int(size) for size in word.split(",") if size] for word in words[2:])

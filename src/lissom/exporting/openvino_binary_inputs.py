@@ -12,7 +12,7 @@ import numpy as np
 from .openvino_graph import constant
 
 Step = Callable[[np.ndarray], np.ndarray]  # (channels) -> (channels), monotone in each
-TINIEST = 2.0**-126  # the smallest normal float32
+SMALLEST_NORMAL = 2.0**-126  # the smallest normal float32
 
 
 @dataclass(frozen=True)
@@ -149,5 +149,7 @@ def thresholds(holds: Step, channels: int) -> tuple[np.ndarray, np.ndarray]:
             high = np.where(same, high, middle)
     limits = number(low)
     # x = 0 must exceed a negative threshold even if the processor flushes tiny numbers to 0
-    limits = np.where((limits < 0) & (limits > -TINIEST), np.float32(-TINIEST), limits)
+    limits = np.where(
+        (limits < 0) & (limits > -SMALLEST_NORMAL), np.float32(-SMALLEST_NORMAL), limits
+    )
     return np.where(first == last, np.float32(-np.inf), limits).astype(np.float32), ~last

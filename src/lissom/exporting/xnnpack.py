@@ -44,9 +44,9 @@ class IntegerConv2d(QuantizedConv2d):
     zeros: Tensor  # int64 (out)
     floats: Tensor | None  # bias (out)
 
-    def whole(self, x: Tensor) -> Tensor:
-        if self.own is not None:
-            x = self.own(x)
+    def forward_quantized(self, x: Tensor) -> Tensor:
+        if self.own_input_rounding is not None:
+            x = self.own_input_rounding(x)
         weight = (self.codes, self.scales, self.zeros, 0, -127, 127, torch.int8)
         return self.computed(
             x, torch.ops.quantized_decomposed.dequantize_per_channel(*weight), self.floats

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import LissomError
 from ..language.grid import (
-    NEAR,
+    ZERO_TOLERANCE,
     Codes,
     Grid,
     by_filter,
@@ -22,7 +22,7 @@ from ..language.method import arg
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..language.grid import Held
+    from ..language.grid import GridTensors
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Binary(Grid):
     def _centred(self, weight: Tensor) -> Tensor:
         return centred(weight.float()) if self.centre else weight.float()
 
-    def codes(self, weight: Tensor, bits: int, held: Held) -> tuple[Tensor, Tensor]:
+    def codes(self, weight: Tensor, bits: int, held: GridTensors) -> tuple[Tensor, Tensor]:
         import torch
 
         w = self._centred(weight.detach())
@@ -98,7 +98,7 @@ class Binary(Grid):
         )
         return torch.where(w >= 0, 1.0, -1.0), scale
 
-    def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:
+    def weights(self, weight: Tensor, bits: int, held: GridTensors) -> Tensor:
         w = self._centred(weight)
         codes, scale = self.codes(weight, bits, held)
         if self.gradient == "xnor":
@@ -108,12 +108,12 @@ class Binary(Grid):
             codes, scale, w.abs() if self.through_scale else None, sloped(w, self.gradient)
         )
 
-    def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
+    def inputs(self, x: Tensor, bits: int, held: GridTensors) -> Tensor:
         from ..surgery.quantization.kernels import signs
 
-        return signs(x, NEAR, 0 if self.zero else -1, self.gradient)
+        return signs(x, ZERO_TOLERANCE, 0 if self.zero else -1, self.gradient)
 
-    def input_codes(self, bits: int, held: Held) -> Codes:
+    def input_codes(self, bits: int, held: GridTensors) -> Codes:
         import torch
 
         # two codes far apart give a small step; biases are stored in multiples of it, and

@@ -11,7 +11,7 @@ from ..language.method import arg
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..language.grid import Held
+    from ..language.grid import GridTensors
 
 
 @dataclass(frozen=True)
@@ -75,17 +75,17 @@ class Dorefa(Grid):
             whole = through(whole.detach(), n * sloped(2 * u - 1, self.gradient))
         return (whole / 2, torch.tensor(2 / n), n) if n == 254 else (whole, torch.tensor(1 / n), n)
 
-    def codes(self, weight: Tensor, bits: int, held: Held) -> tuple[Tensor, Tensor]:
+    def codes(self, weight: Tensor, bits: int, held: GridTensors) -> tuple[Tensor, Tensor]:
         whole, scale, _ = self._whole(weight.detach(), bits)
         return whole.round(), scale.to(weight.device).expand(len(weight)).contiguous().clamp_min(
             1e-12
         )
 
-    def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:
+    def weights(self, weight: Tensor, bits: int, held: GridTensors) -> Tensor:
         whole, scale, _ = self._whole(weight, bits)
         return whole * by_filter(scale.to(weight.device).detach().expand(len(weight)), weight)
 
-    def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
+    def inputs(self, x: Tensor, bits: int, held: GridTensors) -> Tensor:
         import torch
 
         from ..surgery.quantization.kernels import equal_steps
@@ -97,7 +97,7 @@ class Dorefa(Grid):
         slope = sloped(2 * self.prescale * x - 1, self.gradient) / 2
         return through(equal_steps(x.detach(), step, 0, n) * self.prescale, slope)
 
-    def input_codes(self, bits: int, held: Held) -> Codes:
+    def input_codes(self, bits: int, held: GridTensors) -> Codes:
         import torch
 
         n = 2**bits - 1

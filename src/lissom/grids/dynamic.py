@@ -14,7 +14,7 @@ from ..language.grid import Codes, InputGrid
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..language.grid import Held
+    from ..language.grid import GridTensors
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Dynamic(InputGrid):
     private: ClassVar[bool] = True
     at_run_time: ClassVar[bool] = True
 
-    def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
+    def inputs(self, x: Tensor, bits: int, held: GridTensors) -> Tensor:
         import torch
 
         if not x.numel():
@@ -55,5 +55,5 @@ class Dynamic(InputGrid):
         values = values.to(x.dtype)
         return values + (x - x.detach()) if x.requires_grad else values
 
-    def input_codes(self, bits: int, held: Held) -> Codes:
+    def input_codes(self, bits: int, held: GridTensors) -> Codes:
         raise TypeError("dynamic: the scale of inputs is not known before the call")

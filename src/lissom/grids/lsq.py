@@ -11,7 +11,7 @@ from .uniform import affine
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..language.grid import Held
+    from ..language.grid import GridTensors
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class Lsq(Grid):
     def hold_weights(self, weight: Tensor, bits: int) -> dict[str, Tensor]:
         return {"step": nearest_step(per_filter(weight.detach().float()), *self.ends(bits))}
 
-    def codes(self, weight: Tensor, bits: int, held: Held) -> tuple[Tensor, Tensor]:
+    def codes(self, weight: Tensor, bits: int, held: GridTensors) -> tuple[Tensor, Tensor]:
         step = held["step"].detach().abs().clamp_min(1e-12)
         return (weight.float() / by_filter(step, weight)).round().clamp(*self.ends(bits)), step
 
-    def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:
+    def weights(self, weight: Tensor, bits: int, held: GridTensors) -> Tensor:
         from ..surgery.quantization.kernels import equal_filters
 
         slow = (weight[0].numel() * (2**bits - 1) / 2) ** -0.5
@@ -68,7 +68,7 @@ class Lsq(Grid):
         step, zero = affine(low, high, 2**bits - 1)
         return {"step": torch.tensor([step]), "zero_point": torch.tensor([float(zero)])}
 
-    def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
+    def inputs(self, x: Tensor, bits: int, held: GridTensors) -> Tensor:
         from ..surgery.quantization.kernels import equal_steps
 
         top = 2**bits - 1
@@ -77,7 +77,7 @@ class Lsq(Grid):
             x, held["step"].abs().clamp_min(1e-12), int(held["zero_point"]), top, slow
         )
 
-    def input_codes(self, bits: int, held: Held) -> Codes:
+    def input_codes(self, bits: int, held: GridTensors) -> Codes:
         step = held["step"].detach().abs().clamp_min(1e-12)[0]
         return Codes(step, int(held["zero_point"]), 2**bits - 1, step)
 

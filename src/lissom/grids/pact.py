@@ -10,7 +10,7 @@ from ..language.grid import Codes, InputGrid
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..language.grid import Held
+    from ..language.grid import GridTensors
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Pact(InputGrid):
 
         return {"bound": torch.tensor([max(high, 1e-6)])}
 
-    def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
+    def inputs(self, x: Tensor, bits: int, held: GridTensors) -> Tensor:
         from ..surgery.quantization.kernels import clipped_steps
 
         return clipped_steps(x, held["bound"].clamp_min(1e-6), 2**bits - 1)
 
-    def input_codes(self, bits: int, held: Held) -> Codes:
+    def input_codes(self, bits: int, held: GridTensors) -> Codes:
         step = held["bound"].detach().clamp_min(1e-6)[0] / (2**bits - 1)
         return Codes(step, 0, 2**bits - 1, step)

@@ -10,7 +10,7 @@ from ..language.grid import WeightGrid, by_filter, per_filter
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..language.grid import Held
+    from ..language.grid import GridTensors
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Pow2(WeightGrid):
 
     of_weights: ClassVar[tuple[int, ...]] = (2, 3, 4)
 
-    def codes(self, weight: Tensor, bits: int, held: Held) -> tuple[Tensor, Tensor]:
+    def codes(self, weight: Tensor, bits: int, held: GridTensors) -> tuple[Tensor, Tensor]:
         w = weight.float()
         top = 2 ** (bits - 1) - 2
         largest = per_filter(w).abs().amax(1).clamp_min(1e-12)

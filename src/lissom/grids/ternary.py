@@ -23,7 +23,7 @@ from ..language.method import arg
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..language.grid import Held
+    from ..language.grid import GridTensors
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Ternary(Grid):
         bound = by_filter(self.threshold * per_filter(size).mean(1), weight)
         return weight.sign() * (size > bound), bound
 
-    def codes(self, weight: Tensor, bits: int, held: Held) -> tuple[Tensor, Tensor]:
+    def codes(self, weight: Tensor, bits: int, held: GridTensors) -> tuple[Tensor, Tensor]:
         import torch
 
         weight = self._centred(weight)
@@ -123,7 +123,7 @@ class Ternary(Grid):
         scale = (per_filter(size) * nonzero).sum(1) / nonzero.sum(1).clamp_min(1)
         return codes, scale.clamp_min(1e-12)
 
-    def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:
+    def weights(self, weight: Tensor, bits: int, held: GridTensors) -> Tensor:
         w = self._centred(weight)
         codes, scale = self.codes(weight.detach(), bits, held)
         if self.gradient is None:
@@ -142,7 +142,7 @@ class Ternary(Grid):
             "zero_point": torch.tensor(zero, dtype=torch.int32),
         }
 
-    def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
+    def inputs(self, x: Tensor, bits: int, held: GridTensors) -> Tensor:
         from ..surgery.quantization.kernels import equal_steps
 
         scale = held["scale"]
@@ -154,5 +154,5 @@ class Ternary(Grid):
             scale * sloped(x / scale - (1 - zero), self.gradient),
         )
 
-    def input_codes(self, bits: int, held: Held) -> Codes:
+    def input_codes(self, bits: int, held: GridTensors) -> Codes:
         return Codes(held["scale"], int(held["zero_point"]), 2, held["scale"])

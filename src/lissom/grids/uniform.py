@@ -11,7 +11,7 @@ from ..language.method import arg
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..language.grid import Held
+    from ..language.grid import GridTensors
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Uniform(Grid):
             {} if self.weights_momentum is None else {"low": low, "high": high}
         )
 
-    def move_weights(self, weight: Tensor, bits: int, held: Held) -> None:
+    def move_weights(self, weight: Tensor, bits: int, held: GridTensors) -> None:
         low, high = self.span(weight)
         if self.weights_momentum is not None:
             low = held["low"].lerp_(low, self.weights_momentum)
@@ -87,7 +87,7 @@ class Uniform(Grid):
         for name, value in self._steps(low, high, bits).items():
             held[name].copy_(value)
 
-    def refresh(self, weight: Tensor, bits: int, held: Held) -> dict[str, Tensor]:
+    def refresh(self, weight: Tensor, bits: int, held: GridTensors) -> dict[str, Tensor]:
         return self.hold_weights(weight, bits) if self.weights_momentum is None else {}
 
     def span(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,16 +118,16 @@ class Uniform(Grid):
     def ends(self, bits: int) -> tuple[int, int]:
         return (0 if self.asymmetric_weights else 1) - 2 ** (bits - 1), 2 ** (bits - 1) - 1
 
-    def zeros(self, bits: int, held: Held) -> Tensor | None:
+    def zeros(self, bits: int, held: GridTensors) -> Tensor | None:
         return held.get("zero_point")
 
-    def codes(self, weight: Tensor, bits: int, held: Held) -> tuple[Tensor, Tensor]:
-        from ..surgery.quantization.kernels import on_whole
+    def codes(self, weight: Tensor, bits: int, held: GridTensors) -> tuple[Tensor, Tensor]:
+        from ..surgery.quantization.kernels import to_integers
 
         steps = weight.float() / by_filter(held["scale"], weight)
-        return on_whole(steps, *self.ends(bits), self.zeros(bits, held)), held["scale"]
+        return to_integers(steps, *self.ends(bits), self.zeros(bits, held)), held["scale"]
 
-    def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:
+    def weights(self, weight: Tensor, bits: int, held: GridTensors) -> Tensor:
         from ..surgery.quantization.kernels import equal_filters
 
         return equal_filters(
@@ -152,23 +152,23 @@ class Uniform(Grid):
     def moves(self) -> bool:
         return self.momentum is not None
 
-    def move(self, x: Tensor, held: Held) -> None:
+    def move(self, x: Tensor, held: GridTensors) -> None:
         if self.momentum is not None and x.numel():
             for end, seen in zip((held["low"], held["high"]), x.detach().aminmax(), strict=True):
                 end.lerp_(seen.to(end.dtype), self.momentum)
 
-    def settle(self, bits: int, held: Held) -> None:
+    def settle(self, bits: int, held: GridTensors) -> None:
         if self.moves:
             scale, zero = self._affine(float(held["low"]), float(held["high"]), bits)
             held["scale"].fill_(scale)
             held["zero_point"].fill_(zero)
 
-    def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
+    def inputs(self, x: Tensor, bits: int, held: GridTensors) -> Tensor:
         from ..surgery.quantization.kernels import equal_steps
 
         return equal_steps(x, held["scale"], int(held["zero_point"]), 2**bits - 1)
 
-    def input_codes(self, bits: int, held: Held) -> Codes:
+    def input_codes(self, bits: int, held: GridTensors) -> Codes:
         return Codes(held["scale"], int(held["zero_point"]), 2**bits - 1, held["scale"])
 
 

@@ -18,9 +18,9 @@ from .values import (
     Constant,
     Sizes,
     Value,
-    followed,
     numbers_only,
     plain,
+    run_in_both_traces,
 )
 
 # attributes that repeat the shapes, or that matter only in training or for low-bit types
@@ -67,14 +67,14 @@ class Build:
         self.most_folded = MOST_FOLDED + 8 * held
         self.folded = 0
 
-    def argument(self, name: str, showings: tuple[Tensor, Tensor]) -> None:
+    def argument(self, name: str, stand_ins: tuple[Tensor, Tensor]) -> None:
         """Add an input."""
         argument = argument_name(name)
         while argument in self.taken:
             argument += "_"
         self.taken.add(argument)
         node = self.graph.placeholder(argument)
-        node.meta["shown"] = showings
+        node.meta["stand_ins"] = stand_ins
         self.values[name] = node
 
     def count_folded(self, results: Any) -> None:
@@ -91,8 +91,8 @@ class Build:
         if constant.key not in self.parameters:
             self.named.append(constant.tensor)
             tensor = constant.tensor.contiguous()
-            learns = bool(constant.source) and tensor.is_floating_point()
-            self.parameters[constant.key] = nn.Parameter(tensor) if learns else tensor
+            is_learned = bool(constant.source) and tensor.is_floating_point()
+            self.parameters[constant.key] = nn.Parameter(tensor) if is_learned else tensor
         return self.parameters[constant.key]
 
     def free_name(self, name: str) -> str:
@@ -132,7 +132,7 @@ class Build:
             self.homes[key] = name
         node = self.graph.get_attr(self.homes[key])
         stand_in = constant.tensor.to("meta")
-        node.meta["shown"] = (stand_in, stand_in)
+        node.meta["stand_ins"] = (stand_in, stand_in)
         return node
 
     def concrete(self, tree: Any) -> Any:
@@ -154,7 +154,9 @@ class Op:
         self.read = {*WITHOUT_EFFECT}
         self.inputs = [build.values[name] if name else None for name in node.inputs]
         # number of positions before the batch in the axis that it was merged into
-        self.leads = next((self.lead(v) for v in self.inputs if isinstance(v, fx.Node)), 1)
+        self.size_before_batch = next(
+            (self.size_before_batch_in(v) for v in self.inputs if isinstance(v, fx.Node)), 1
+        )
 
     def __len__(self) -> int:
         """Return the number of inputs."""
@@ -183,15 +185,15 @@ class Op:
         """Return an input as a tensor."""
         return self.tensor(self.raw(place))
 
-    def lead(self, x: fx.Node) -> int:
+    def size_before_batch_in(self, x: fx.Node) -> int:
         """Return the number of positions before the batch in the axis that it was merged into."""
-        return int(x.meta.get("lead", 1))
+        return int(x.meta.get("size_before_batch", 1))
 
-    def note_lead(self, made: Any) -> None:
+    def note_size_before_batch(self, made: Any) -> None:
         """Record in the results of the node the number of positions before the batch."""
         for value in made:
             if isinstance(value, fx.Node):
-                value.meta["lead"] = self.leads
+                value.meta["size_before_batch"] = self.size_before_batch
 
     def tensor(self, value: Value) -> Constant | fx.Node:
         """Return a value as a tensor; sizes are converted to a tensor."""
@@ -233,7 +235,7 @@ class Op:
         """Return the sizes of a tensor in one of the two traces."""
         if isinstance(value, Sizes):
             return [] if value.single else [len(value.parts)]
-        tensor = value.tensor if isinstance(value, Constant) else value.meta["shown"][which]
+        tensor = value.tensor if isinstance(value, Constant) else value.meta["stand_ins"][which]
         return list(tensor.shape)
 
     def rank(self, value: Value) -> int:
@@ -249,7 +251,7 @@ class Op:
         """Return the dtype of a value."""
         if isinstance(value, Sizes):
             return torch.int64
-        tensor = value.tensor if isinstance(value, Constant) else value.meta["shown"][0]
+        tensor = value.tensor if isinstance(value, Constant) else value.meta["stand_ins"][0]
         return tensor.dtype
 
     def is_float(self, value: Value) -> bool:
@@ -268,7 +270,7 @@ class Op:
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a function on values: now if all are constants, otherwise at run time."""
-        results = followed(function, args, kwargs)
+        results = run_in_both_traces(function, args, kwargs)
         if numbers_only(args, kwargs):
             self.build.count_folded(results[0])
             with torch.no_grad():
@@ -276,7 +278,7 @@ class Op:
             return map_aggregate(made, folded)
         build = self.build
         node = build.graph.call_function(function, build.concrete(args), build.concrete(kwargs))
-        node.meta["shown"] = results
+        node.meta["stand_ins"] = results
         return node
 
     def calls(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
@@ -284,7 +286,7 @@ class Op:
         made = self.call(function, *args, **kwargs)
         if not isinstance(made, fx.Node):
             return list(made)
-        return [self.call(pick, made, place) for place in range(len(made.meta["shown"][0]))]
+        return [self.call(pick, made, place) for place in range(len(made.meta["stand_ins"][0]))]
 
     def layer(self, make: Callable[[], nn.Module], *reads: Value, **held: Any) -> Any:
         """Call a layer that holds tensors of the file. Nodes with the same layer share it.
@@ -300,7 +302,7 @@ class Op:
             if wanted != tuple(constant.tensor.shape):
                 raise ValueError(f"expected {field} {wanted}, got {tuple(constant.tensor.shape)}")
         inputs = [value if isinstance(value, tuple) else self.tensor(value) for value in reads]
-        results = followed(module, inputs, {})
+        results = run_in_both_traces(module, inputs, {})
         what = (repr(module), *(constants[field].key for field in sorted(constants)))
         name = self.layer_name(constants.get("weight") or next(iter(constants.values()), None))
         name = build.layer_place(name, what)
@@ -310,7 +312,7 @@ class Op:
             self.fill(module, name, constants)
             place(build.root, name, module)
         node = build.graph.call_module(name, tuple(build.concrete(inputs)))
-        node.meta["shown"] = results
+        node.meta["stand_ins"] = results
         return node
 
     def fill(self, module: nn.Module, name: str, constants: dict[str, Constant]) -> None:
@@ -321,9 +323,9 @@ class Op:
             if field in module._buffers:
                 module._buffers[field] = tensor.detach()
             else:
-                learns = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor)
-                build.parameters[constant.key] = learns
-                module.register_parameter(field, learns)
+                parameter = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor)
+                build.parameters[constant.key] = parameter
+                module.register_parameter(field, parameter)
                 build.homes.setdefault(constant.key, f"{name}.{field}")
         if "num_batches_tracked" in module._buffers:
             module._buffers["num_batches_tracked"] = torch.tensor(0)

@@ -79,7 +79,7 @@ def check_sizes(build: Build) -> None:
     """Raise LissomError if a tensor is too large at the batch size of the file."""
     few, more = build.batches
     for node in build.graph.nodes:
-        first, second = node.meta.get("shown", (None, None))
+        first, second = node.meta.get("stand_ins", (None, None))
         if not isinstance(first, Tensor) or build.fixed_batch is None:
             continue
         by_sample = (second.numel() - first.numel()) // (more - few)
@@ -177,7 +177,7 @@ def random_inputs(build: Build, batch: int, more: int = 0) -> list[Tensor]:
 def showings_in(build: Build) -> list[tuple[Tensor, Tensor]]:
     """Return the stand-ins of each input in the two traces."""
     nodes = [build.values[value.name] for value in build.file.inputs]
-    return [node.meta["shown"] for node in nodes if isinstance(node, fx.Node)]
+    return [node.meta["stand_ins"] for node in nodes if isinstance(node, fx.Node)]
 
 
 def input_shapes(build: Build, batch: int, more: int = 0) -> list[list[int]]:

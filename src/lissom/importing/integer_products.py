@@ -90,7 +90,10 @@ def lstm(pairs: Pairs, node: Any) -> bool:
     """Rewrite DynamicQuantizeLSTM, whose weights are integers (ways in 4*width), without rounding."""
     x, w, r, bias, lengths, state, cell, peepholes, *scales = reads_of(node, 12)
     w_scale, w_zero, r_scale, r_zero = scales
-    weights = [turned(pairs, w, w_scale, w_zero), turned(pairs, r, r_scale, r_zero)]
+    weights = [
+        transposed_weight(pairs, w, w_scale, w_zero),
+        transposed_weight(pairs, r, r_scale, r_zero),
+    ]
     reads = [x, *weights, bias, lengths, state, cell, peepholes]
     while not reads[-1]:
         reads.pop()
@@ -99,7 +102,7 @@ def lstm(pairs: Pairs, node: Any) -> bool:
     return True
 
 
-def turned(pairs: Pairs, weight: str, scale: str, zero: str) -> str:
+def transposed_weight(pairs: Pairs, weight: str, scale: str, zero: str) -> str:
     """Write a dequantized weight (ways in out) as (ways out in); scales are per way or per output."""
     floats = pairs.write("Cast", [weight], to=1)
     if zero:

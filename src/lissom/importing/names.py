@@ -11,7 +11,7 @@ import re
 from functools import cache
 
 MOST_PARTS = 24
-LONGEST = 60  # characters of a part
+MAX_PART_LENGTH = 60  # characters of a part
 LONGEST_SCOPES = 20_000
 # metadata key under which PyTorch's exporter stores the modules around a node
 SCOPES = "pkg.torch.onnx.name_scopes"
@@ -31,7 +31,7 @@ def module_name(text: str) -> str:
     ('net.forward_', '')
     """
     parts = [re.sub(r"[^A-Za-z0-9_]", "_", part) for part in re.split(r"[./]+", text[:2_000])]
-    kept = [part[:LONGEST] for part in parts if part][:MOST_PARTS]
+    kept = [part[:MAX_PART_LENGTH] for part in parts if part][:MOST_PARTS]
     return ".".join(f"{part}_" if part in names_of_modules() else part for part in kept)
 
 
@@ -49,7 +49,7 @@ def argument_name(text: str) -> str:
     >>> argument_name("pixel values"), argument_name("1"), argument_name("class"), argument_name("self")
     ('pixel_values', 'input_1', 'class_', 'self_')
     """
-    name = re.sub(r"[^A-Za-z0-9_]", "_", text)[:LONGEST]
+    name = re.sub(r"[^A-Za-z0-9_]", "_", text)[:MAX_PART_LENGTH]
     if not name or not name[0].isalpha():
         name = f"input_{name}"
     return f"{name}_" if keyword.iskeyword(name) or name in ("self", "torch") else name

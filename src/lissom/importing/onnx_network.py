@@ -21,15 +21,15 @@ from .fixed import with_fixed
 from .gate import check_outputs, random_inputs, session_of
 from .halves import in_32_bits, types_said
 from .nodes import File, Node, file_of, node_of, opset_of, tensor_of
-from .openings import BATCHES, OPENINGS, Opening, dims_of, fixed_batch, opened_sizes, showings
+from .openings import BATCHES, OPENINGS, Opening, dims_of, fixed_batch, opened_sizes, stand_ins_for
 from .operators.table import OPERATORS, REFUSED
 from .ordered import sort_nodes
-from .original import FEWEST, check_rewritten, difference_from
+from .original import MIN_SAMPLES, check_rewritten, difference_from
 from .patterns import simplify
 from .quantized import NOTE, in_pairs, is_quantized, without_rounding
 from .values import Constant
 
-OLDEST = 9  # first opset that is fully supported; most operators of older ones are the same
+OLDEST_OPSET = 9  # first opset that is fully supported; most operators of older ones are the same
 # notes by content of the files that passed the check: a run builds the same network many times
 CHECKED: dict[str, tuple[str, ...]] = {}
 
@@ -118,7 +118,7 @@ def checked(network: nn.Module, build: Build, forms: Forms, path: Path | None) -
             return (f"it was compared with the file in 32 bits only: {why}",)
     if not is_quantized(forms.original):
         return ()
-    inputs = random_inputs(build, build.fixed_batch or FEWEST)
+    inputs = random_inputs(build, build.fixed_batch or MIN_SAMPLES)
     session = session_of(forms.original, build.file.folder)
     apart = difference_from(network, session, inputs)
     return (f"on noise, its outputs differ from the file's by {apart:.2g} of their size",)
@@ -127,10 +127,10 @@ def checked(network: nn.Module, build: Build, forms: Forms, path: Path | None) -
 def age_of(proto: Any) -> str:
     """Return a hint for an error if the opset of a file is not fully supported, otherwise ""."""
     opset = opset_of(proto)
-    if opset >= OLDEST:
+    if opset >= OLDEST_OPSET:
         return ""
     return (
-        f"; its opset is {opset}, older than {OLDEST}: convert it with "
+        f"; its opset is {opset}, older than {OLDEST_OPSET}: convert it with "
         f"onnx.version_converter.convert_version(model, 17)"
     )
 
@@ -206,7 +206,7 @@ def built(file: File, *, opened: bool = True, opening: Opening = OPENINGS[0]) ->
     if opened:
         note_sizes(build, opening)
     for value, pairs in zip(file.inputs, opened_sizes(file, opening, opened=opened), strict=True):
-        build.argument(value.name, showings(value, pairs))
+        build.argument(value.name, stand_ins_for(value, pairs))
     for node in file.nodes:
         add(build, node)
     return build
@@ -220,7 +220,7 @@ def add(build: Build, node: Node) -> None:
         if unread := sorted(set(node.attributes) - op.read):
             raise ValueError(f"its attribute {unread[0]!r:.60} is not known")
         results = made if isinstance(made, list) else [made]
-        op.note_lead(results)
+        op.note_size_before_batch(results)
         for name, value in zip(node.outputs, results, strict=False):
             build.values[name] = value
         unmade = filter(None, node.outputs[len(results) :])
@@ -298,8 +298,8 @@ def finished(build: Build) -> nn.Module:
 
 def check_batches(build: Build, nodes: dict[str, fx.Node]) -> None:
     """Raise LissomError if a file was made for one batch size and takes no other."""
-    shown = [node.meta["shown"] for node in nodes.values()]
-    if any(first.shape[:1] == (2,) and second.shape[:1] == (3,) for first, second in shown):
+    stand_ins = [node.meta["stand_ins"] for node in nodes.values()]
+    if any(first.shape[:1] == (2,) and second.shape[:1] == (3,) for first, second in stand_ins):
         return
     if build.fixed_batch is not None:
         raise LissomError(

@@ -100,7 +100,7 @@ def batch_name(file: File) -> str:
     return name if isinstance(name, str) and first.count(name) == 1 else ""
 
 
-def showings(value: Any, pairs: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor]:
+def stand_ins_for(value: Any, pairs: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor]:
     """Return the meta tensors that stand for an input in the two traces.
 
     Raises LissomError if its type is not known or it is too large.

@@ -20,7 +20,7 @@ from .gate import answers, random_inputs, session_of
 
 HALF_LIMIT = 0.02  # relative to the largest output: 20 times the rounding error of 11 bits
 INTEGER_LIMIT = 0.05  # likewise: 13 steps of 8 bits
-FEWEST = 3  # samples
+MIN_SAMPLES = 3  # samples
 
 
 def check_rewritten(original: Any, rewritten: Any, build: Build, *, integers: bool) -> str | None:
@@ -40,7 +40,7 @@ def check_rewritten(original: Any, rewritten: Any, build: Build, *, integers: bo
             raise
         return str(error)  # it has few operators for bfloat16
     second = session_of(rewritten, folder)
-    inputs = random_inputs(build, build.fixed_batch or FEWEST)
+    inputs = random_inputs(build, build.fixed_batch or MIN_SAMPLES)
     names = [value.name for value in build.file.inputs]
     given = answers(first, names, inputs)
     worst = largest_difference(answers(second, names, inputs), given)
@@ -68,11 +68,11 @@ def with_integers(original: Any, rewritten: Any) -> tuple[Any, Any]:
     names = [node.output[0] for node in rounds if node.output[0] in made - there]
     both = []
     for model in (original, rewritten):
-        shown = onnx.ModelProto()
-        shown.CopyFrom(model)
+        exposed = onnx.ModelProto()
+        exposed.CopyFrom(model)
         for name in dict.fromkeys(names):
-            shown.graph.output.add().name = name
-        both.append(shown)
+            exposed.graph.output.add().name = name
+        both.append(exposed)
     return both[0], both[1]
 
 

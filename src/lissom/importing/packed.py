@@ -22,7 +22,7 @@ ENDING = ".onnxz"
 FORMAT = 1
 # type in the index: NumPy's type, bytes per element
 TYPES = {"int8": ("int8", 1), "float32": ("<f4", 4), "uint16": ("<u2", 2)}
-MOST = 2**31  # bytes of a file in ONNX's own format
+MAX_FILE_BYTES = 2**31  # bytes of a file in ONNX's own format
 MOST_INDEX = 4 << 20
 MOST_TENSORS = 20_000
 # a file of n bytes becomes at most SLACK + WHOLE * n, its parts SLACK + PARTS * n
@@ -82,7 +82,7 @@ def most(size: int, times: int) -> int:
     """Return the most bytes that a file of `size` bytes may unpack to. Weights that are nearly all
     zero grow very much.
     """
-    return min(MOST, SLACK + times * size)
+    return min(MAX_FILE_BYTES, SLACK + times * size)
 
 
 def check(tensors: list[list[Any]], graph: int, weights: int, limit: int) -> None:

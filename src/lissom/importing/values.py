@@ -24,25 +24,25 @@ MOST_LISTED = 1 << 24  # of a constant that is read number by number
 class Constant:
     """A tensor that is the same at each call.
 
-    `source` is the name of the tensor in the file, whose axes are in the order `turned`; it is "" if
-    the tensor was computed.
+    `source` is the name of the tensor in the file, "" if the tensor was computed. `permutation` is
+    the order of the file's axes here.
     """
 
     tensor: Tensor
     source: str = ""
-    turned: tuple[int, ...] = ()
+    permutation: tuple[int, ...] = ()
 
     @property
     def key(self) -> tuple[object, ...]:
         """Return a key: equal for the same tensor of the file, unique for a computed tensor."""
-        turned = () if list(self.turned) == sorted(self.turned) else self.turned
-        return (self.source, turned, tuple(self.tensor.shape)) if self.source else (self,)
+        permutation = () if list(self.permutation) == sorted(self.permutation) else self.permutation
+        return (self.source, permutation, tuple(self.tensor.shape)) if self.source else (self,)
 
     def permuted(self, axes: list[int]) -> Constant:
         """Return the constant with its axes in another order."""
-        before = self.turned or tuple(range(self.tensor.ndim))
-        turned = tuple(before[axis] for axis in axes)
-        return Constant(self.tensor.permute(axes), self.source, turned)
+        before = self.permutation or tuple(range(self.tensor.ndim))
+        permutation = tuple(before[axis] for axis in axes)
+        return Constant(self.tensor.permute(axes), self.source, permutation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,18 +56,18 @@ class Sizes:
 Value: TypeAlias = "Constant | Sizes | fx.Node"
 
 
-def shown(value: Any, which: int) -> Any:
+def stand_ins_of(value: Any, which: int) -> Any:
     """Return a value, or a tree of values, with its stand-ins in the first (0) or second (1) trace."""
 
     def stand_in(part: Any) -> Any:
         if isinstance(part, Constant):
             return part.tensor.to("meta")
-        return part.meta["shown"][which] if isinstance(part, fx.Node) else part
+        return part.meta["stand_ins"][which] if isinstance(part, fx.Node) else part
 
     return map_aggregate(value, stand_in)
 
 
-def followed(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Any]:
+def run_in_both_traces(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Any]:
     """Return the results of a function in both traces, on meta tensors.
 
     Raises ValueError if a result is too large.
@@ -76,9 +76,9 @@ def followed(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any,
     for which in (0, 1):
         with torch.device("meta"), torch.no_grad():
             if isinstance(function, nn.RNNBase):  # would run step by step
-                result = recurrent_shapes(function, *shown(args, which))
+                result = recurrent_shapes(function, *stand_ins_of(args, which))
             else:
-                result = function(*shown(args, which), **shown(kwargs, which))
+                result = function(*stand_ins_of(args, which), **stand_ins_of(kwargs, which))
         check_size(result, MOST_ELEMENTS)
         results.append(result)
     return results[0], results[1]

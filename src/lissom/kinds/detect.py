@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 # Least score of a detection that counts as an answer, as drawn in images. Two networks are
 # compared by these, not by the hundreds of doubtful ones that mAP ranks, whose scores are noisy.
-SURE = 0.3
-COMPARED = 100  # places of a sample whose logits distillation compares
+SURE_SCORE = 0.3
+COMPARED_PLACES = 100  # places of a sample whose logits distillation compares
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Detect(Kind):
 
         _, ours = self.places(outputs)
         _, theirs = self.places(teacher)
-        count = min(COMPARED, theirs.shape[1])
+        count = min(COMPARED_PLACES, theirs.shape[1])
         surest = class_scores(theirs, self.scores).amax(2).topk(count, 1).indices[..., None]
         rows = tuple(
             logits.gather(1, surest.expand(-1, -1, logits.shape[2])).flatten(0, 1)
@@ -170,17 +170,17 @@ class Detect(Kind):
         return as_targets(self.sure(outputs), self.most)
 
     def sure(self, outputs: Tree) -> list[Detections]:
-        """Return the detections in each sample with a score of at least SURE."""
+        """Return the detections in each sample with a score of at least SURE_SCORE."""
         from ..detection.boxes import sure
 
-        return [sure(found, SURE) for found in self.decode(outputs)]
+        return [sure(found, SURE_SCORE) for found in self.decode(outputs)]
 
     def shifted(
         self, targets: Tensor, down: Tensor, right: Tensor, size: tuple[int, int]
     ) -> Tensor:
         import torch
 
-        from ..data.boxes import LEAST_LEFT
+        from ..data.boxes import MIN_AREA_LEFT
         from ..detection.boxes import area
 
         by = torch.stack([right, down, right, down], 1)[:, None].to(targets)
@@ -188,7 +188,7 @@ class Detect(Kind):
         height, width = size
         edges = torch.tensor([width, height, width, height], device=targets.device)
         inside = torch.minimum(corners.clamp_min(0), edges.to(targets))
-        left = area(inside) >= LEAST_LEFT * area(corners)
+        left = area(inside) >= MIN_AREA_LEFT * area(corners)
         labels = targets[..., 4:].where(left[..., None], -1.0)
         return self.moved(torch.cat([targets[..., :4], labels], -1), inside)
 

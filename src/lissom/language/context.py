@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..trees import Tree
-    from .training import Remembering, Term, TrainSettings
+    from .training import Stateful, Term, TrainSettings
 
 
 def cpu() -> torch.device:
@@ -185,12 +185,12 @@ class Context(ABC):
         loss: Term | None = None,
         terms: tuple[Term, ...] = (),
         extra: Iterable[nn.Module] = (),
-        remembers: Sequence[Remembering] = (),
+        stateful: Sequence[Stateful] = (),
     ) -> None:
         """Train `model` in place on the task's data with its loss, or with `loss` if given; the
         modules `extra` are trained with it.
 
-        `remembers` is further state that changes from batch to batch and is kept in checkpoints.
+        `stateful` is further state that changes from batch to batch and is kept in checkpoints.
         """
 
 
@@ -217,7 +217,7 @@ class SurgeryContext(Context):
         loss: Term | None = None,
         terms: tuple[Term, ...] = (),
         extra: Iterable[nn.Module] = (),
-        remembers: Sequence[Remembering] = (),
+        stateful: Sequence[Stateful] = (),
     ) -> None:
         raise LissomError(
             f"{self.where}: a learning step needs data; use lissom.run, or train in your own loop"

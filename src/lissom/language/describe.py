@@ -6,7 +6,8 @@ from dataclasses import MISSING, Field, dataclass
 from typing import Any
 
 from .menu import menu
-from .method import BOUNDS, Method, kind_text, kinds_of, ordered
+from .method import Method
+from .settings import BOUNDS, setting_fields, setting_types, type_text
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,11 @@ class Setting:
 
 def settings_of(method: type[Method]) -> list[Setting]:
     """Return the settings of a method class in order."""
-    kinds = kinds_of(method)
-    return [_described(f, kinds[f.name]) for f in ordered(method)]
+    types = setting_types(method)
+    return [_described(f, types[f.name]) for f in setting_fields(method)]
 
 
-def _described(setting: Field[Any], kind: Any) -> Setting:
+def _described(setting: Field[Any], declared: Any) -> Setting:
     facts = setting.metadata
     required = setting.default is MISSING
     words = [
@@ -37,5 +38,10 @@ def _described(setting: Field[Any], kind: Any) -> Setting:
         words = [("a sum of " if facts.get("sum") else "") + " | ".join(menu(facts["menu"]))]
     default = None if required else setting.default
     return Setting(
-        setting.name, kind_text(kind), default, required, ", ".join(words), facts.get("help", "")
+        setting.name,
+        type_text(declared),
+        default,
+        required,
+        ", ".join(words),
+        facts.get("help", ""),
     )

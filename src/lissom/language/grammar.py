@@ -34,9 +34,8 @@ NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]?\.\d+"
 RANGE = re.compile(
     rf"""(?P<quoted>"[^"]*"|'[^']*')|(?P<low>{NUMBER})\.\.(?P<high>{NUMBER})(?:\.\.(?P<step>{NUMBER}))?"""
 )
-SPAN = (
-    "span"  # the call that stands for a range in a tree: span(low, high) or span(low, high, step)
-)
+# the call that stands for a range in a tree: span(low, high) or span(low, high, step)
+SPAN = "span"
 
 
 def parsed(text: str, where: str) -> ast.expr:
@@ -134,6 +133,31 @@ def values_of(node: ast.expr, where: str) -> Iterator[Any]:
         yield ast.unparse(node)  # by=bn is by="bn"; the menu or type of the setting checks it
     else:
         raise not_a_value(node, where)
+
+
+def named_values(text: str, where: str, example: str = "") -> dict[str, Any]:
+    """Return the values of a text of name=value pairs, by name. Raises LissomError, with an
+    `example` if there is one, for other texts.
+
+    >>> named_values("num_classes=3, pretrained=False", "--model-args")
+    {'num_classes': 3, 'pretrained': False}
+    """
+    shown = f"; an example: {example}" if example else ""
+    wrong = LissomError(f"{where}: expected name=value, name=value, got {text!r}{shown}")
+    try:
+        call = parsed(f"named({text.strip()})", where)
+    except LissomError:
+        raise wrong from None
+    if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
+        raise wrong
+    found = dict[str, Any]()
+    for keyword in call.keywords:
+        name = str(keyword.arg)
+        options = list(values_of(keyword.value, f"{where}: {name}"))
+        if len(options) != 1:
+            raise LissomError(f"{where}: {name}: expected one value, got {len(options)}")
+        (found[name],) = options
+    return found
 
 
 def not_a_value(node: ast.expr, where: str) -> LissomError:

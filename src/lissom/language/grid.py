@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import LissomError
-from .method import Method, method_of
+from .method import Method
+from .parse_methods import method_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 # values between this and 0 count as 0: in runtimes, sums that should be 0 may come out below it
-NEAR = -1e-6
-Held = Mapping[str, "Tensor"]  # the tensors that a layer holds for a grid, such as scales
+ZERO_TOLERANCE = -1e-6
+GridTensors = Mapping[str, "Tensor"]  # the tensors that a layer holds for a grid, such as scales
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Codes:
     """The integers of inputs: q = clamp(round(x / scale) + zero, 0, top), with the values (q -
     zero) * step.
 
-    With `sign`, q is `top` where x >= NEAR and 0 elsewhere.
+    With `sign`, q is `top` where x >= ZERO_TOLERANCE and 0 elsewhere.
     """
 
     scale: Tensor
@@ -81,30 +82,30 @@ class Grid(Method, ABC):
         return None
 
     @abstractmethod
-    def codes(self, weight: Tensor, bits: int, held: Held) -> tuple[Tensor, Tensor]:
+    def codes(self, weight: Tensor, bits: int, held: GridTensors) -> tuple[Tensor, Tensor]:
         """Return a weight (out ...) as integers in a float tensor, where 0 stands for 0, and the
         scale of each filter (out).
 
         The integers are in -128..127 after `zeros` are added.
         """
 
-    def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:
+    def weights(self, weight: Tensor, bits: int, held: GridTensors) -> Tensor:
         """Return a weight (out ...) on the grid, with the gradient for training: that of the weight
         without rounding (straight-through estimator).
         """
         codes, scale = self.codes(weight.detach(), bits, held)
         return weight + (codes * by_filter(scale, weight) - weight).detach()
 
-    def zeros(self, bits: int, held: Held) -> Tensor | None:
+    def zeros(self, bits: int, held: GridTensors) -> Tensor | None:
         """Return the integers to add to the codes of each filter (out) so that they fit in 8 bits;
         None for none.
         """
         return None
 
-    def move_weights(self, weight: Tensor, bits: int, held: Held) -> None:
+    def move_weights(self, weight: Tensor, bits: int, held: GridTensors) -> None:
         """Update the held tensors in place from a weight (out ...) in training, before rounding."""
 
-    def refresh(self, weight: Tensor, bits: int, held: Held) -> dict[str, Tensor]:
+    def refresh(self, weight: Tensor, bits: int, held: GridTensors) -> dict[str, Tensor]:
         """Return new values of the held tensors that must follow a weight after learning."""
         return {}
 
@@ -112,18 +113,18 @@ class Grid(Method, ABC):
         """Return the tensors to hold for inputs of the range `low`..`high`, by name."""
         return {}
 
-    def move(self, x: Tensor, held: Held) -> None:
+    def move(self, x: Tensor, held: GridTensors) -> None:
         """Record the inputs (n ...) of a batch in training, if the grid follows their range."""
 
-    def settle(self, bits: int, held: Held) -> None:
+    def settle(self, bits: int, held: GridTensors) -> None:
         """Set the grid of inputs from the ranges that `move` recorded."""
 
     @abstractmethod
-    def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
+    def inputs(self, x: Tensor, bits: int, held: GridTensors) -> Tensor:
         """Return inputs (n ...) on the grid, with the gradient for training."""
 
     @abstractmethod
-    def input_codes(self, bits: int, held: Held) -> Codes:
+    def input_codes(self, bits: int, held: GridTensors) -> Codes:
         """Return the description of inputs as integers."""
 
 
@@ -133,11 +134,11 @@ class WeightGrid(Grid):
 
     of_inputs: ClassVar[tuple[int, ...]] = ()
 
-    def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
+    def inputs(self, x: Tensor, bits: int, held: GridTensors) -> Tensor:
         """Raise TypeError: this grid does not round inputs."""
         raise TypeError(f"{type(self).__name__} does not round inputs")
 
-    def input_codes(self, bits: int, held: Held) -> Codes:
+    def input_codes(self, bits: int, held: GridTensors) -> Codes:
         """Raise TypeError: this grid has no integers for inputs."""
         raise TypeError(f"{type(self).__name__} does not round inputs")
 
@@ -148,7 +149,7 @@ class InputGrid(Grid):
 
     of_weights: ClassVar[tuple[int, ...]] = ()
 
-    def codes(self, weight: Tensor, bits: int, held: Held) -> tuple[Tensor, Tensor]:
+    def codes(self, weight: Tensor, bits: int, held: GridTensors) -> tuple[Tensor, Tensor]:
         """Raise TypeError: this grid has no integers for weights."""
         raise TypeError(f"{type(self).__name__} does not round weights")
 

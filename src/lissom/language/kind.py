@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from ..trees import Tree
 
 
-LEAST = 1e-7  # is added to probabilities, so that all have a logarithm
-NEAR = 1e-3  # largest deviation of a sum of probabilities from 1
+LEAST_PROBABILITY = 1e-7  # is added to probabilities, so that all have a logarithm
+SUM_TOLERANCE = 1e-3  # largest deviation of a sum of probabilities from 1
 
 
 @dataclass(frozen=True)
@@ -146,14 +146,14 @@ class WithClasses(Kind):
         values = super().answer(outputs)
         if self.outputs != "probabilities":
             return values
-        logits = (values + LEAST).log()
-        return logits if self.axis is not None else logits - (1 - values + LEAST).log()
+        logits = (values + LEAST_PROBABILITY).log()
+        return logits if self.axis is not None else logits - (1 - values + LEAST_PROBABILITY).log()
 
     def are_probabilities(self, answer: Tensor) -> bool:
         """Return whether an answer looks like probabilities instead of logits."""
-        if not bool(((answer >= 0) & (answer <= 1 + NEAR)).all()):
+        if not bool(((answer >= 0) & (answer <= 1 + SUM_TOLERANCE)).all()):
             return False
-        return self.axis is None or bool(((answer.sum(self.axis) - 1).abs() < NEAR).all())
+        return self.axis is None or bool(((answer.sum(self.axis) - 1).abs() < SUM_TOLERANCE).all())
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, ClassVar
 from ..errors import LissomError
 from .grammar import parsed, parts_of
 from .menu import menu
-from .method import Method, methods_in
+from .method import Method
+from .parse_methods import methods_in
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -9,7 +9,7 @@ from itertools import chain, product
 from ..errors import LissomError
 from .grammar import limit, parsed, parts_of, repeats, values_of, written
 from .menu import menu
-from .method import methods_in
+from .parse_methods import methods_in
 from .step import Step
 
 

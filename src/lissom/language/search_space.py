@@ -17,14 +17,16 @@ from typing import Any, get_args
 from ..errors import LissomError
 from .grammar import finite, parsed, span_in, written_range
 from .menu import menu
-from .method import kinds_of, ordered
 from .recipe import Recipe
+from .settings import setting_fields, setting_types
 
-DIGITS = 3  # significant digits of a number chosen from a range, or of its place in a narrow one
+# significant digits of a number chosen from a range, or of its place in a narrow one
+RANGE_DIGITS = 3
 STEP = "step "  # how names of choices between steps begin
-EXACT = 12  # significant digits of a number on a grid: 0.1 + 2 * 0.1 is written 0.3
-NEARLY = 1e-9  # share of a step by which the last number of a grid may seem to exceed the range
-NOTHING = 0.02  # share of a range that begins at amount 0; below it, the step is left out
+GRID_DIGITS = 12  # significant digits of a number on a grid: 0.1 + 2 * 0.1 is written 0.3
+# share of a step by which the last number of a grid may seem to exceed the range
+STEP_TOLERANCE = 1e-9
+LEFT_OUT_SHARE = 0.02  # share of a range that begins at amount 0; below it, the step is left out
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,15 @@ class Choice:
         """
         value = min(max(value, self.low), self.high)
         if self.step is not None:
-            most = math.floor((self.high - self.low) / self.step + NEARLY)
+            most = math.floor((self.high - self.low) / self.step + STEP_TOLERANCE)
             value = self.low + min(round((value - self.low) / self.step), most) * self.step
         if self.whole:
             return round(value)
         if self.step is not None:
-            return float(f"{value:.{EXACT}g}")
+            return float(f"{value:.{GRID_DIGITS}g}")
         size = min(abs(value), self.high - self.low)  # digits of 0.9994 count from 0.999 to 0.9999
         if size:
-            value = round(value, DIGITS - 1 - math.floor(math.log10(size)))
+            value = round(value, RANGE_DIGITS - 1 - math.floor(math.log10(size)))
         return min(max(value, self.low), self.high)
 
 
@@ -238,14 +240,15 @@ class Picking:
         if node.func.id not in known:
             return node  # unknown: reading the recipe will raise the error
         method = known[node.func.id]
-        fields = ordered(method)
+        fields = setting_fields(method)
         placed = [each.name for each in fields if not each.kw_only]
         facts = {each.name: each.metadata for each in fields}
-        kinds = kinds_of(method)
+        types = setting_types(method)
 
         def chosen(name: str, value: ast.expr) -> ast.expr:
-            kind = kinds.get(name)
-            whole = kind is int or (int in get_args(kind) and float not in get_args(kind))
+            declared = types.get(name)
+            options = get_args(declared)
+            whole = declared is int or (int in options and float not in options)
             own: Mapping[str, Any] = facts.get(name, {})
             full = f"{method.name()}.{name}"
             # other settings, such as lr=0..0.1, are checked by the step
@@ -274,7 +277,7 @@ class Picking:
             return node
         number = choice.number(self.choose(choice))
         if choice.amount:
-            self.left_out = number <= choice.low + NOTHING * (choice.high - choice.low)
+            self.left_out = number <= choice.low + LEFT_OUT_SHARE * (choice.high - choice.low)
         return ast.Constant(number)
 
     def ranged(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..trees import Tree
 
-WARM = 5  # warm-up runs before a profile
+WARM_UP_RUNS = 5  # warm-up runs before a profile
 
 # the single input of a file (n ...) -> its first output (n ...); a list of all its inputs -> a list
 # of all its outputs

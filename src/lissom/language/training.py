@@ -97,7 +97,7 @@ class Progress:
 
 
 @runtime_checkable
-class Remembering(Protocol):
+class Stateful(Protocol):
     """State that changes from batch to batch besides the network, such as weights of losses."""
 
     def memory(self) -> Any:

@@ -21,7 +21,7 @@ def augmented(
     pixels: Tree,
     targets: Tree,
     data: Data,
-    pace: TrainSettings,
+    settings: TrainSettings,
     draw: torch.Generator,
     kind: Kind | None = None,
 ) -> tuple[Tree, Tree]:
@@ -30,27 +30,31 @@ def augmented(
     The order is mosaic, `augment`, colour, normalization, cutout, mixing of samples. Raises
     LissomError if a setting does not fit the pixels, the data or the kind of task.
     """
-    parts = parts_for(pace.augment, data)
-    asked = {f"augment={pace.augment!r}": parts, "mosaic": pace.mosaic, "colour": pace.colour}
+    parts = parts_for(settings.augment, data)
+    asked = {
+        f"augment={settings.augment!r}": parts,
+        "mosaic": settings.mosaic,
+        "colour": settings.colour,
+    }
     for name in [name for name, is_asked in asked.items() if is_asked]:
         if not (isinstance(pixels, Tensor) and pixels.ndim == 4):
             raise LissomError(f"{name}: expected images (n c h w), got {shapes(pixels)}")
-    if pace.colour and data.as_given:
+    if settings.colour and data.as_given:
         raise LissomError(
             "colour: expected pixels in 0..255, got numbers that are taken as the data set gives them"
         )
-    if pace.mosaic:
-        pixels, targets = in_mosaic(pixels, targets, pace.mosaic, draw, kind)
+    if settings.mosaic:
+        pixels, targets = in_mosaic(pixels, targets, settings.mosaic, draw, kind)
     classes = len(data.classes)
     for part in parts:
         check_part(part, pixels, kind)
     for part in (each for each in parts if each.sees != "numbers"):
         pixels, targets = part(pixels, targets, draw, kind, classes)
-    if pace.colour:
-        pixels = recoloured(pixels, pace.colour, draw)
+    if settings.colour:
+        pixels = recoloured(pixels, settings.colour, draw)
     images = data.normalised(pixels)
-    if pace.cutout:
-        images = cutout(images, pace.cutout, draw)
+    if settings.cutout:
+        images = cutout(images, settings.cutout, draw)
     for part in one_mixing([each for each in parts if each.sees == "numbers"], draw):
         try:
             images, targets = part(images, targets, draw, kind, classes)
@@ -108,11 +112,11 @@ def one_mixing(parts: list[Augmentation], draw: torch.Generator) -> list[Augment
     return [part for part in parts if part is drawn or not part.mixing]
 
 
-def check_augmentation(pace: TrainSettings, data: Data, kind: Kind | None) -> None:
+def check_augmentation(settings: TrainSettings, data: Data, kind: Kind | None) -> None:
     """Raise LissomError if two samples cannot be augmented; called before the first epoch."""
     two = torch.arange(min(2, len(data.train)))
     for pixels, targets in data.train.batches(len(two), CPU, two):
-        augmented(pixels, targets, data, pace, torch.Generator(), kind)
+        augmented(pixels, targets, data, settings, torch.Generator(), kind)
 
 
 def in_mosaic(

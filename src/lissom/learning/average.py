@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import held, refill
+from .checkpoint import all_tensors, refill
 
 
 class Average:
@@ -20,12 +20,12 @@ class Average:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.values = {name: value.clone() for name, value in held(model).items()}
+        self.values = {name: value.clone() for name, value in all_tensors(model).items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Add the values after an update to the average."""
-        now = held(model)
+        now = all_tensors(model)
         floats = [name for name, value in now.items() if value.is_floating_point()]
         torch._foreach_lerp_(
             [self.values[name] for name in floats], [now[name] for name in floats], 1 - self.decay
@@ -40,6 +40,6 @@ class Average:
 
     def put_into(self, model: nn.Module) -> dict[str, Tensor]:
         """Load the averages into a network; return its values before."""
-        before = {name: value.clone() for name, value in held(model).items()}
+        before = {name: value.clone() for name, value in all_tensors(model).items()}
         refill(model, self.values)
         return before

@@ -60,14 +60,14 @@ class Checkpoints:
         """Return whether it is time for the next checkpoint."""
         return time.monotonic() - self.last >= self.every_s
 
-    def write(self, of: dict[str, Any], state: Any) -> None:
-        """Replace the checkpoint by one rename. `of` are facts that must be equal to resume."""
+    def write(self, circumstances: dict[str, Any], state: Any) -> None:
+        """Replace the checkpoint by one rename; `circumstances` must be equal to resume."""
         from safetensors.torch import save_file
 
         tensors: dict[str, Tensor] = {}
         facts = {
             "format": FORMAT,
-            "of": of,
+            "of": circumstances,
             "state": packed(state, tensors),
             "sum": checksum(tensors),
             "seconds": self.before_s + time.monotonic() - self.begun,
@@ -87,7 +87,7 @@ class Checkpoints:
         self.written = self.written + 1
         self.last = time.monotonic()
 
-    def read(self, of: dict[str, Any]) -> Any:
+    def read(self, circumstances: dict[str, Any]) -> Any:
         """Return the state of the checkpoint, None if there is none that fits.
 
         A checkpoint that does not fit is moved aside, and `say` is told.
@@ -99,7 +99,7 @@ class Checkpoints:
         if not self.path.exists():
             return None
         try:
-            return self._state(of)
+            return self._state(circumstances)
         except Unusable as error:
             self.set_aside(str(error))
             return None
@@ -111,7 +111,7 @@ class Checkpoints:
             os.replace(self.path, self.folder / "checkpoint-aside.safetensors")
         self.say(f"the checkpoint of an earlier run is set aside, the step starts anew: {reason}")
 
-    def _state(self, of: dict[str, Any]) -> Any:
+    def _state(self, circumstances: dict[str, Any]) -> Any:
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -122,10 +122,14 @@ class Checkpoints:
                 raise Unusable(f"its format is {facts['format']}, not {FORMAT}")
             before = facts["of"]
             if differing := sorted(
-                name for name in before.keys() | of.keys() if before.get(name) != of.get(name)
+                name
+                for name in before.keys() | circumstances.keys()
+                if before.get(name) != circumstances.get(name)
             ):
                 name = differing[0]
-                raise Unusable(f"its {name} was {before.get(name)}, now it is {of.get(name)}")
+                raise Unusable(
+                    f"its {name} was {before.get(name)}, now it is {circumstances.get(name)}"
+                )
             if facts["sum"] != checksum(tensors):
                 raise Unusable("it was changed, or damaged, after it was written")
             state = unpacked(facts["state"], tensors)
@@ -212,7 +216,7 @@ def checksum(tensors: dict[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def held(module: nn.Module) -> dict[str, Tensor]:
+def all_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Return every parameter and every buffer, persistent or not (masks, moving ranges)."""
     return {
         name: value.detach()
@@ -221,8 +225,8 @@ def held(module: nn.Module) -> dict[str, Tensor]:
 
 
 def refill(module: nn.Module, values: dict[str, Tensor]) -> None:
-    """Fill a module in place with values from `held`. Raises Unusable if they do not fit."""
-    now = held(module)
+    """Fill a module in place with values from `all_tensors`. Raises Unusable if they do not fit."""
+    now = all_tensors(module)
     for name in {**now, **values}:  # in the network's order, to report the first difference
         sizes = [
             None if name not in each else (tuple(each[name].shape), each[name].dtype)
@@ -234,14 +238,18 @@ def refill(module: nn.Module, values: dict[str, Tensor]) -> None:
         value.copy_(values[name])
 
 
-def generators(device: torch.device) -> dict[str, Any]:
+def rng_states(device: torch.device) -> dict[str, Any]:
     """Return the states of the global random generators: Python's, NumPy's, PyTorch's."""
-    found = {"python": random.getstate(), "numpy": drawn_by_numpy(), "torch": torch.get_rng_state()}
+    found = {
+        "python": random.getstate(),
+        "numpy": numpy_rng_state(),
+        "torch": torch.get_rng_state(),
+    }
     return {**found, "cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else found
 
 
-def regenerate(state: dict[str, Any], device: torch.device) -> None:
-    """Restore the states that `generators` returned."""
+def restore_rng_states(state: dict[str, Any], device: torch.device) -> None:
+    """Restore the states that `rng_states` returned."""
     random.setstate(state["python"])
     kind, words, *rest = state["numpy"]
     np.random.set_state((kind, np.array(words, dtype=np.uint32), *rest))
@@ -250,6 +258,6 @@ def regenerate(state: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-def drawn_by_numpy() -> tuple[Any, ...]:
+def numpy_rng_state() -> tuple[Any, ...]:
     kind, words, *rest = np.random.get_state()
     return (kind, np.asarray(words).tolist(), *rest)

@@ -13,12 +13,12 @@ from ..data.data import Data
 from ..data.split import CPU, Split
 from ..errors import LissomError
 from ..tasks.task import Task
-from ..trees import Tree, concatenated, handed, in_float, mapped, put_in, tensors_in, values_in
+from ..trees import Tree, concatenated, in_float, mapped, put_in, run_network, tensors_in, values_in
 
 Answered = Iterator[tuple[Tree, Tree]]  # outputs and targets, batch by batch
-BATCH = 250
-LARGE = 1 << 26  # most numbers in a batch of inputs
-HELD = 1 << 28  # most bytes of outputs that are kept in memory
+BATCH_SAMPLES = 250
+MAX_BATCH_NUMBERS = 1 << 26  # most numbers in a batch of inputs
+MAX_HELD_BYTES = 1 << 28  # most bytes of outputs that are kept in memory
 # all inputs of a file -> all its outputs
 RunFile = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 
@@ -28,7 +28,7 @@ def answered(
     see: Callable[[Tree], Tree],
     split: Split,
     device: torch.device = CPU,
-    size: int = BATCH,
+    size: int = BATCH_SAMPLES,
 ) -> Answered:
     """Yield outputs, `run(see(inputs))`, and targets of each batch, on the CPU, outputs in float32.
 
@@ -44,7 +44,7 @@ def answered(
 def batch_of(data: Data) -> int:
     """Return the batch size for evaluation: smaller if samples are large."""
     numbers = sum(t.numel() for t in tensors_in(data.example()))
-    return max(1, min(BATCH, LARGE // max(1, numbers)))
+    return max(1, min(BATCH_SAMPLES, MAX_BATCH_NUMBERS // max(1, numbers)))
 
 
 @torch.inference_mode()
@@ -55,20 +55,18 @@ def network_answers(
     model.to(device).eval()
 
     def run(inputs: Tree) -> Tree:
-        return handed(model, inputs)
+        return run_network(model, inputs)
 
     yield from answered(run, data.normalised, split, device, batch_of(data))
     model.to(CPU)
 
 
-def network_outputs(
-    model: nn.Module, data: Data, split: Split, device: torch.device = CPU
-) -> tuple[Tree, Tree]:
+def network_outputs(model: nn.Module, data: Data, split: Split) -> tuple[Tree, Tree]:
     """Return all outputs of a network, and the targets."""
-    return together(network_answers(model, data, split, device))
+    return join_batches(network_answers(model, data, split))
 
 
-def together(answers: Iterable[tuple[Tree, Tree]]) -> tuple[Tree, Tree]:
+def join_batches(answers: Iterable[tuple[Tree, Tree]]) -> tuple[Tree, Tree]:
     """Return the outputs and the targets of all batches, joined."""
     batches = list(answers)
     outputs = concatenated([outputs for outputs, _ in batches])
@@ -96,7 +94,7 @@ class Answers:
         for batch in network_answers(self.model, self.data, self.split):
             size += sum(t.numel() * t.element_size() for t in tensors_in(batch))
             if held is not None:
-                held = [*held, batch] if size <= HELD else None
+                held = [*held, batch] if size <= MAX_HELD_BYTES else None
             yield batch
         self.held = held
 

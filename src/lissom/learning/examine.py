@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..data.data import Data
 from ..data.samples import described
-from ..data.split import CPU, Files, Images, Shown
+from ..data.split import CPU, Files, Images, PreprocessedImages
 from ..errors import LissomError, first_line, listed, type_of
 from ..language.kind import Kind
 from ..language.menu import menu
 from ..language.tally import Tally
 from ..language.training import Batch
 from ..surgery.steady import unsteady
-from ..tasks.code import describe_error
+from ..tasks.code import call_user_code, describe_error
 from ..tasks.kinds import is_own_kind
 from ..tasks.task import Task
 from ..trees import (
@@ -26,10 +25,10 @@ from ..trees import (
     answer_in,
     at,
     concatenated,
-    handed,
     in_float,
     length,
     mapped,
+    run_network,
     shapes,
     tensors_in,
 )
@@ -37,12 +36,12 @@ from ..trees import (
 if TYPE_CHECKING:
     from ..data.split import Split
 
-FEW = 8  # samples requested from a user's own split
-SCORED = 256  # labels on which the metrics are tried
-WANTED = "a split has labels, __len__() and batches(size, device, order)"
+TRIED_SAMPLES = 8  # requested from a user's own split
+SCORED_LABELS = 256  # on which the metrics are tried
+SPLIT_CONTRACT = "a split has labels, __len__() and batches(size, device, order)"
 
-TO_FIT = "--size and --channels (size=, channels= of Data.of) make images fit"
-AS_CALLED = (
+SIZE_HINT = "--size and --channels (size=, channels= of Data.of) make images fit"
+CALL_HINT = (
     "it is called with what the data set gives before the target: a tensor, a tuple of arguments, as "
     "in ((ids, mask), target), or a dict of them by name"
 )
@@ -60,7 +59,7 @@ def examine(task: Task) -> None:
     model = task.fresh()
     outputs = torch.zeros(0)
     for training in (True, False):
-        outputs = answered(task, model.train(training))
+        outputs = outputs_for_two(task, model.train(training))
         if training and task.loss is not None:
             check_loss(task, model, outputs)
     if reason := unsteady(model.eval(), task.data.example(2)):
@@ -72,18 +71,18 @@ def check_split(split: Split, data: Data, where: str) -> None:
     """Raise LissomError unless an object has the methods of a split, and its batches are right."""
     for method in ("__len__", "batches", "labels"):
         if not hasattr(split, method):
-            raise LissomError(f"{where}, {type_of(split)}, has no {method}; {WANTED}")
+            raise LissomError(f"{where}, {type_of(split)}, has no {method}; {SPLIT_CONTRACT}")
     if length(split.labels) != len(split):
         held = len(split.labels) if hasattr(split.labels, "__len__") else "no"
         raise LissomError(
             f"{where}: labels: expected a tensor of {len(split)}, one for each image, got a "
             f"{type(split.labels).__name__} of {held}"
         )
-    if not len(split) or isinstance(split, (Images, Files, Shown)):
+    if not len(split) or isinstance(split, (Images, Files, PreprocessedImages)):
         return
     # in reverse, to detect a split that ignores `order`
-    order = torch.arange(len(split) - 1, -1, -1)[:FEW]
-    pixels, labels = asked(split, order, f"{where}: batches(2, device, order)")
+    order = torch.arange(len(split) - 1, -1, -1)[:TRIED_SAMPLES]
+    pixels, labels = samples_in_order(split, order, f"{where}: batches(2, device, order)")
     if isinstance(pixels, Tensor) and tuple(pixels.shape) != (len(order), *data.shape):
         raise LissomError(
             f"{where}: batches gave images of shape {tuple(pixels.shape)} for "
@@ -98,7 +97,7 @@ def check_split(split: Split, data: Data, where: str) -> None:
         )
 
 
-def asked(split: Split, order: Tensor, where: str) -> tuple[Tree, Tree]:
+def samples_in_order(split: Split, order: Tensor, where: str) -> tuple[Tree, Tree]:
     """Return the samples of a split for an order, with all batches joined."""
     try:
         pairs = list(split.batches(2, CPU, order))
@@ -129,18 +128,18 @@ def check_labels(task: Task) -> None:
             )
 
 
-def answered(task: Task, model: nn.Module) -> Tree:
+def outputs_for_two(task: Task, model: nn.Module) -> Tree:
     """Return a network's outputs for two samples. Raises LissomError if they are unfit."""
     inputs = task.data.example(2)
     count = length(inputs)
     try:
         with torch.no_grad():
-            out: Tree = handed(model, inputs)
+            out: Tree = run_network(model, inputs)
     except Exception as error:  # the user's own code may raise anything
         what = "inputs" if task.data.as_given else "images"
         said = describe_error(error, first_line(error), f" on {what} of shape {shapes(inputs)}")
         raise LissomError(
-            f"model {task.name}: it raised {said}; {AS_CALLED if task.data.as_given else TO_FIT}"
+            f"model {task.name}: it raised {said}; {CALL_HINT if task.data.as_given else SIZE_HINT}"
         ) from error
     tensors = list(tensors_in(out))
     what = f"{shapes(out)} for {count} images" if tensors else type(out).__name__
@@ -154,10 +153,13 @@ def answered(task: Task, model: nn.Module) -> Tree:
     if task.kind is not None and task.loss is None:
         check_fit(task, task.kind, out, f"{said}expected ", also)
         if is_own_kind(task.kind_text):
-            called(partial(try_kind, task, task.kind, out), f"--kind {task.kind_text}")
+            call_user_code(
+                partial(try_kind, task, task.kind, out), f"--kind {task.kind_text}", first_line
+            )
     return out
 
 
+@torch.no_grad()
 def try_kind(task: Task, kind: Kind, outputs: Tree) -> None:
     """Call the methods of a user's kind of task, so that errors show before a run begins."""
     split = task.data.shown_to_networks
@@ -178,6 +180,7 @@ def try_kind(task: Task, kind: Kind, outputs: Tree) -> None:
     kind.answers(outputs)
 
 
+@torch.no_grad()
 def check_fit(task: Task, kind: Kind, outputs: Tree, said: str, also: str) -> None:
     """Raise unless outputs and the targets of every split fit a kind of task."""
     classes = len(task.data.classes)
@@ -186,8 +189,10 @@ def check_fit(task: Task, kind: Kind, outputs: Tree, said: str, also: str) -> No
         if not length(targets):
             continue
         try:
-            wanted = called(
-                partial(kind.misfit, outputs, targets, classes), f"--kind {task.kind_text}"
+            wanted = call_user_code(
+                partial(kind.misfit, outputs, targets, classes),
+                f"--kind {task.kind_text}",
+                first_line,
             )
         except LissomError as error:
             raise LissomError(f"model {task.name}: {error}") from None
@@ -213,13 +218,15 @@ def taken_by(kind: Kind, outputs: Tree) -> str:
         return ""
 
 
+@torch.no_grad()
 def check_loss(task: Task, model: nn.Module, outputs: Tree) -> None:
     """Raise unless the task's own loss gives one number for two training images."""
     assert task.loss is not None
     images, labels = task.data.labelled(2)[0]
-    value = called(
+    value = call_user_code(
         partial(task.loss, model, Batch(images, labels, in_float(outputs))),
         f"task {task.name}: its loss",
+        first_line,
     )
     if not isinstance(value, Tensor) or value.numel() != 1:
         what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -229,32 +236,24 @@ def check_loss(task: Task, model: nn.Module, outputs: Tree) -> None:
         )
 
 
+@torch.no_grad()
 def check_metrics(task: Task, outputs: Tree) -> None:
     """Raise LissomError unless each metric returns a number.
 
     It is called with true labels, because it may need every class, and with repeated outputs.
     """
-    count = min(SCORED, len(task.data.valid))
+    count = min(SCORED_LABELS, len(task.data.valid))
     places = torch.arange(count) * len(task.data.valid) // count
     labels = mapped(lambda t: t[places].cpu(), task.data.valid.labels)
     repeated = torch.arange(count) % length(outputs)
     many = mapped(lambda t: t[repeated], in_float(outputs))
     for name, metric in task.metrics.items():
-        value = called(partial(metric, many, labels), f"task {task.name}: its metric '{name}'")
+        value = call_user_code(
+            partial(metric, many, labels), f"task {task.name}: its metric '{name}'", first_line
+        )
         try:
             float(value)
         except (TypeError, ValueError, RuntimeError):
             raise LissomError(
                 f"task {task.name}: its metric '{name}' returns {type_of(value)}; a number is wanted"
             ) from None
-
-
-def called(function: Callable[[], Any], where: str) -> Any:
-    """Return the result of the user's own code. Raises LissomError with the text of its error."""
-    try:
-        with torch.no_grad():
-            return function()
-    except LissomError:
-        raise
-    except Exception as error:  # the user's own code may raise anything
-        raise LissomError(f"{where} raised {describe_error(error, first_line(error))}") from error

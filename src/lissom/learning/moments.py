@@ -19,17 +19,17 @@ Moments = dict[str, dict[str, Tensor]]  # parameter -> name in the optimizer -> 
 
 
 @dataclass
-class Carried:
-    """The optimizer state of the previous step (`before`), and that of this step (`left`)."""
+class OptimizerState:
+    """The optimizer state of the previous step, and that which this step keeps for the next one."""
 
-    before: Path | None = None  # the entry of the step before
-    left: Moments = field(default_factory=dict)
+    previous_entry: Path | None = None  # folder of the previous step
+    kept: Moments = field(default_factory=dict)
 
     def read(self, where: str) -> Moments:
         """Return the optimizer state of the previous step. Raises LissomError if there is none."""
         from safetensors.torch import load_file
 
-        path = None if self.before is None else self.before / FILE
+        path = None if self.previous_entry is None else self.previous_entry / FILE
         if path is None or not path.is_file():
             raise LissomError(
                 f"{where}: resume=True takes up the optimizer of the step before, and nothing is "
@@ -46,7 +46,7 @@ class Carried:
         from safetensors.torch import save_file
 
         tensors = {}
-        for name, kinds in self.left.items():
+        for name, kinds in self.kept.items():
             for kind, value in kinds.items():
                 tensors[f"{kind}/{name}"] = value.contiguous()
         if tensors:
@@ -66,7 +66,7 @@ def moments_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> Moments:
     }
 
 
-def take_up(
+def load_moments(
     optimizer: torch.optim.Optimizer, model: nn.Module, moments: Moments, where: str
 ) -> None:
     """Load another optimizer's state into an optimizer, by names of parameters.

@@ -9,24 +9,26 @@ from torch import nn
 
 from ..errors import LissomError
 from .average import Average
-from .checkpoint import generators, held, refill, regenerate
+from .checkpoint import all_tensors, refill, restore_rng_states, rng_states
 
-Judge = Callable[[nn.Module], float | None]  # network -> metric; more is better
+ValidationMetric = Callable[[nn.Module], float | None]  # of a network; more is better
 
 
-def measured(judge: Judge, model: nn.Module, average: Average | None) -> float | None:
+def measure_metric(
+    validation_metric: ValidationMetric, model: nn.Module, average: Average | None
+) -> float | None:
     """Return the metric of a network that is learning, or of the `average` of its values.
 
     The network is left unchanged, in training mode, and so are the global random generators.
     """
     device = next(model.parameters()).device
     modes = [(module, module.training) for module in model.modules()]
-    before = {name: value.clone() for name, value in held(model).items()}
+    before = {name: value.clone() for name, value in all_tensors(model).items()}
     if average is not None:
         average.put_into(model)
-    drawn = generators(device)
-    metric = judge(model.eval())
-    regenerate(drawn, device)
+    drawn = rng_states(device)
+    metric = validation_metric(model.eval())
+    restore_rng_states(drawn, device)
     model.to(device).train()
     for module, training in modes:
         if module.training != training:  # frozen layers stay in inference mode
@@ -36,10 +38,10 @@ def measured(judge: Judge, model: nn.Module, average: Average | None) -> float |
 
 
 class Best:
-    """The best epoch so far, by the metric from `judge`, with the network's values after it."""
+    """The best epoch so far, by the validation metric, with the network's values after it."""
 
-    def __init__(self, judge: Judge, patience: int) -> None:
-        self.judge = judge
+    def __init__(self, validation_metric: ValidationMetric, patience: int) -> None:
+        self.validation_metric = validation_metric
         self.patience = patience
         self.epoch = 0
         self.metric: float | None = None
@@ -50,14 +52,14 @@ class Best:
 
         The network is left unchanged, in training mode. Raises LissomError if there is no metric.
         """
-        metric = measured(self.judge, model, average)
+        metric = measure_metric(self.validation_metric, model, average)
         if metric is None:
             raise LissomError(
                 f"{where}: until='plateau': expected a metric that is a number on the validation "
                 f"split, got none in epoch {epoch}"
             )
         if self.metric is None or metric > self.metric:
-            kept = held(model) if average is None else average.values
+            kept = all_tensors(model) if average is None else average.values
             self.values = {name: value.clone() for name, value in kept.items()}
             self.metric = metric
             self.epoch = epoch

@@ -15,7 +15,7 @@ from ..tasks.kinds import is_own_kind
 from ..tasks.task import Task
 from .evaluate import network_answers
 
-TRIED = 32  # validation samples
+TRIED_SAMPLES = 32  # of the validation split
 
 
 def check_logits(task: Task, recipes: Sequence[Recipe]) -> None:
@@ -33,7 +33,7 @@ def check_logits(task: Task, recipes: Sequence[Recipe]) -> None:
     if not learns and kind.axis is not None:
         return
     with torch.no_grad():
-        answers = network_answers(task.fresh(), task.data, spread(task.data.valid, TRIED))
+        answers = network_answers(task.fresh(), task.data, spread(task.data.valid, TRIED_SAMPLES))
         if not all(kind.are_probabilities(kind.answer(outputs)) for outputs, _ in answers):
             return
     what = (

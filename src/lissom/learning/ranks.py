@@ -14,74 +14,76 @@ from torch import Tensor
 
 from ..errors import LissomError
 
-BATCH = timedelta(minutes=10)  # time limit for a part of a batch
-LONG = timedelta(days=365)  # the others wait while the first process measures
+BATCH_TIMEOUT = timedelta(minutes=10)  # for a part of a batch
+PATIENT_TIMEOUT = timedelta(days=365)  # the others wait while the first process measures
 
 
 class Ranks:
     """The processes that train together; this one is `rank` of `count`, and rank 0 leads.
 
-    `why` returns the reason, in one line, why another process does not answer.
+    `failure_reason` returns, in one line, why another process does not answer.
     """
 
-    def __init__(self, rank: int, count: int, patient: Any, why: Callable[[], str]) -> None:
+    def __init__(
+        self, rank: int, count: int, patient_group: Any, failure_reason: Callable[[], str]
+    ) -> None:
         self.rank = rank
         self.count = count
-        self.patient = patient
-        self.why = why
+        self.patient_group = patient_group
+        self.failure_reason = failure_reason
 
     @contextmanager
-    def heard(self) -> Iterator[None]:
+    def errors_in_one_line(self) -> Iterator[None]:
         """Raise LissomError, in one line, if another process does not answer."""
         try:
             yield
         except RuntimeError as error:
-            raise LissomError(self.why()) from error
+            raise LissomError(self.failure_reason()) from error
 
-    def told(self, said: bytes, patient: bool = False) -> bytes:
-        """Return bytes of the first process in all of them; `patient` waits up to `LONG`."""
-        group = self.patient if patient else None
-        size = torch.tensor([len(said)])
-        with self.heard():
+    def broadcast_bytes(self, content: bytes, patient: bool = False) -> bytes:
+        """Return the bytes of the first process; `patient` waits up to `PATIENT_TIMEOUT`."""
+        group = self.patient_group if patient else None
+        size = torch.tensor([len(content)])
+        with self.errors_in_one_line():
             dist.broadcast(size, 0, group)
-            content = torch.empty(int(size), dtype=torch.uint8)
-            if self.rank == 0 and said:
-                content = torch.frombuffer(bytearray(said), dtype=torch.uint8)
-            if len(content):
-                dist.broadcast(content, 0, group)
-        return content.numpy().tobytes()
+            tensor = torch.empty(int(size), dtype=torch.uint8)
+            if self.rank == 0 and content:
+                tensor = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+            if len(tensor):
+                dist.broadcast(tensor, 0, group)
+        return tensor.numpy().tobytes()
 
-    def summed(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+    def all_reduce_sum(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Return the sum of each tensor over all processes, with one message for all tensors."""
         flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
-        with self.heard():
+        with self.errors_in_one_line():
             dist.all_reduce(flat)
         sums = flat.split([tensor.numel() for tensor in tensors])
         return [each.view(tensor.shape) for each, tensor in zip(sums, tensors, strict=True)]
 
-    def largest(self, values: Tensor) -> Tensor:
+    def all_reduce_max(self, values: Tensor) -> Tensor:
         """Return the maximum of each value over all processes."""
         values = values.clone()
-        with self.heard():
+        with self.errors_in_one_line():
             dist.all_reduce(values, dist.ReduceOp.MAX)
         return values
 
-    def copy_first(self, tensor: Tensor) -> None:
+    def broadcast_in_place(self, tensor: Tensor) -> None:
         """Overwrite a tensor with its values in the first process."""
         value = tensor.detach().contiguous()
-        with self.heard():
+        with self.errors_in_one_line():
             dist.broadcast(value.view(torch.uint8) if value.dtype == torch.bool else value, 0)
         tensor.detach().copy_(value)
 
 
-def meet(
+def join_group(
     rank: int,
     count: int,
     place: Path | None,
-    why: Callable[[], str],
+    failure_reason: Callable[[], str],
     *,
     nccl: bool = False,
-    timeout: timedelta = BATCH,
+    timeout: timedelta = BATCH_TIMEOUT,
 ) -> Ranks:
     """Join the other processes through a new file at `place`, or through torchrun if None.
 
@@ -96,10 +98,10 @@ def meet(
             world_size=count if place else -1,
             timeout=timeout,
         )
-        patient = dist.new_group(backend="gloo", timeout=LONG)
+        patient_group = dist.new_group(backend="gloo", timeout=PATIENT_TIMEOUT)
     except RuntimeError as error:
-        raise LissomError(why()) from error
-    return Ranks(rank, count, patient, why)
+        raise LissomError(failure_reason()) from error
+    return Ranks(rank, count, patient_group, failure_reason)
 
 
 def part_of(batch: Tensor, rank: int, count: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import LissomError
 
-PART = 3  # a step is judged after one of so many parts of its epochs
+PARTS_OF_EPOCHS = 3  # a step is judged after one of so many parts of its epochs
 MIDWAY = "midway"  # name of the validation metric in the row of that epoch
 
 
@@ -44,7 +44,7 @@ class Rung:
         >>> any(Rung().is_at(epoch, 2) for epoch in range(3))
         False
         """
-        return 0 < epoch == epochs // PART
+        return 0 < epoch == epochs // PARTS_OF_EPOCHS
 
     def fails(self, rows: Sequence[dict[str, Any]]) -> bool:
         """Return whether the metric in the last of these rows is too low."""

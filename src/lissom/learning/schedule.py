@@ -6,7 +6,9 @@ import math
 
 from ..language.training import TrainSettings
 
-NEAR = 1e-9  # of an epoch; progress * epochs is a whole number at an epoch's start, up to rounding
+EPOCH_TOLERANCE = (
+    1e-9  # of an epoch; progress * epochs is a whole number at an epoch's start, up to rounding
+)
 
 
 def rate(settings: TrainSettings, progress: float) -> float:
@@ -34,7 +36,7 @@ def rate(settings: TrainSettings, progress: float) -> float:
     if settings.schedule == "step":
         return lr * (1 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01)
     if settings.schedule == "milestones":
-        epoch = math.floor(progress * settings.epochs + NEAR)
+        epoch = math.floor(progress * settings.epochs + EPOCH_TOLERANCE)
         reached = sum(milestone <= epoch for milestone in settings.milestones or ())
         return lr * settings.factor**reached
     if progress < 0.25:

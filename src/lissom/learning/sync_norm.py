@@ -25,7 +25,7 @@ class MeanOverRanks(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, count: int, ranks: Ranks) -> tuple[Tensor, Tensor]:
         """Return the weighted mean, and the total count of all processes."""
         total = values.new_tensor(float(count))
-        sums, total = ranks.summed([values * count, total])
+        sums, total = ranks.all_reduce_sum([values * count, total])
         ctx.ranks = ranks
         ctx.share = count / float(total)
         ctx.mark_non_differentiable(total)
@@ -34,7 +34,7 @@ class MeanOverRanks(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         """Return the sum of all parts' gradients, each weighted with its share of the batch."""
-        return ctx.ranks.summed([ctx.share * gradient])[0], None, None
+        return ctx.ranks.all_reduce_sum([ctx.share * gradient])[0], None, None
 
 
 def synchronise(model: nn.Module, ranks: Ranks) -> Callable[[], None]:

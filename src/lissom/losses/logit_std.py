@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Self
 
 from ..errors import LissomError
 from ..language.loss import LogitLoss
-from ..language.method import arg, method_of
+from ..language.method import arg
+from ..language.parse_methods import method_of
 
 if TYPE_CHECKING:
     from torch import Tensor

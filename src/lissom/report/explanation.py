@@ -20,7 +20,8 @@ LEGEND = (
 )
 # name of a stage that only networks that learned after quantization have
 LEARNED = "learned, not rounded"
-UNLIKE = 0.02  # relative difference of outputs on an older processor above which it is reported
+# relative difference of outputs on an older processor above which it is reported
+UNLIKE_OUTPUTS = 0.02
 
 
 def concluded(found: dict[str, Any]) -> list[str]:
@@ -71,7 +72,7 @@ def concluded(found: dict[str, Any]) -> list[str]:
                 + (f", {target['fused']} operations in integers" if target["fused"] else "")
                 + (f"; not: {', '.join(target['not_fused'][:5])}." if target["not_fused"] else ".")
             )
-        unlike = [row for row in target["capped"] if row["noise"] > UNLIKE]
+        unlike = [row for row in target["capped"] if row["noise"] > UNLIKE_OUTPUTS]
         if unlike:
             said.append(
                 f"{name}: with no more than {' or '.join(row['cap'] for row in unlike)} "

@@ -10,7 +10,7 @@ from ..errors import LissomError
 from ..language.recipe import Recipe
 
 NONE = "–"  # the recipe has no such step
-MOST = 12  # filters that fit above a table
+MAX_FILTERS = 12  # filters that fit above a table
 
 
 def settings_in(recipe: str) -> dict[str, str]:
@@ -61,7 +61,7 @@ def facets(recipes: Sequence[str], more: Sequence[dict[str, str]] = ()) -> list[
     order.
 
     `more` has further properties of each recipe. Of settings that always differ together, one is
-    returned; there are at most MOST.
+    returned; there are at most MAX_FILTERS.
     """
     each = [
         {**extra, **settings_in(recipe)}
@@ -76,5 +76,5 @@ def facets(recipes: Sequence[str], more: Sequence[dict[str, str]] = ()) -> list[
             found.setdefault(alike, name)
     return [
         {"name": name, "values": [one.get(name, NONE) for one in each]}
-        for name in list(found.values())[:MOST]
+        for name in list(found.values())[:MAX_FILTERS]
     ]

@@ -23,7 +23,7 @@ AXES = {  # the costs to draw a front against: column, label, divisor
 # distinguishable for colour-blind readers: Okabe and Ito 2008, https://jfly.uni-koeln.de/color
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKS = ("o", "s", "^", "v", "D", "P")
-WIDE = 44  # characters of a recipe in one line
+LINE_LENGTH = 44  # characters of a recipe in one line
 
 
 def write_figure(keys: Sequence[str], store: Store, path: Path, of: str = "latency") -> Path:
@@ -120,7 +120,7 @@ def draw_seeds(figure: Any, rows: Sequence[Row]) -> None:
     counts = sorted({len(row["seeds"]) for row in rows})
     seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     axes.set_xlabel(f"test {named(rows)}, mean of {seeds} seed{'s' * (counts[-1] > 1)}")
-    names = [textwrap.fill(f"{row['recipe']}, {row['target']}", WIDE) for row in rows]
+    names = [textwrap.fill(f"{row['recipe']}, {row['target']}", LINE_LENGTH) for row in rows]
     axes.set_yticks(places, names, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlim(left=0)

@@ -12,7 +12,8 @@ from ..language.describe import settings_of
 from ..language.menu import WORDS, menu
 
 Row = dict[str, Any]  # menu, name, does, also, settings
-SHARED = 5  # if so many settings equal those of an earlier method, only their names are printed
+# if so many settings equal those of an earlier method, only their names are printed
+MIN_SHARED_SETTINGS = 5
 
 
 def method_rows(folder: str = "", name: str = "") -> list[Row]:
@@ -97,7 +98,7 @@ def print_methods(rows: Sequence[Row], long: bool = False) -> None:
         if long:
             print("\n".join(f"  {line}".rstrip() for line in rest) + "\n")
         shared = [s for s in row["settings"] if str(s) in printed]
-        if long or len(shared) < SHARED:
+        if long or len(shared) < MIN_SHARED_SETTINGS:
             shared = []
         for setting in row["settings"]:
             if setting not in shared:

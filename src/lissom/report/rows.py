@@ -13,7 +13,7 @@ from ..bench.machine import measured_on
 
 Row = dict[str, Any]
 FORMULA = tuple("=+-@\t\r")  # first characters of a spreadsheet formula
-DRIFT = 1.15  # times that latencies of one network differ if the machine's speed has changed
+DRIFT_FACTOR = 1.15  # times that latencies of one network differ if the machine's speed has changed
 TASK = ("model", "data", "kind", "size")  # columns that distinguish tasks
 AVERAGED = (
     "metric",
@@ -126,7 +126,7 @@ def drifts(rows: Sequence[Row]) -> list[str]:
         "files were measured, so compare 'faster' instead of ms; `lissom bench KEY KEY` measures files "
         "in turns"
         for (*_, target), found in times.items()
-        if max(found) > DRIFT * min(found)
+        if max(found) > DRIFT_FACTOR * min(found)
     ]
 
 

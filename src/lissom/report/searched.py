@@ -7,15 +7,15 @@ from typing import Any
 from rich.table import Table
 
 from ..language.amounts import amount_text
-from ..running.search.found import Found
 from ..running.search.goal import Bound
+from ..running.search.run_search import SearchResult
 from .table import print_records, print_wide
 from .terminal import terminal
 
-SHOWN = 12  # recipes that were not chosen, the last ones
+MAX_RECIPES_SHOWN = 12  # recipes that were not chosen, the last ones
 
 
-def print_found(found: Found) -> None:
+def print_found(found: SearchResult) -> None:
     """Print the recipes tried, why they were not chosen, and the records of the chosen ones."""
     console = terminal()
     names = shown_names(found)
@@ -28,12 +28,12 @@ def print_found(found: Found) -> None:
     table.add_column("")
     table.add_column("recipe", no_wrap=True)
     table.add_row("", *cells(found.reference, names), "", "uncompressed")
-    for place, recipe in enumerate([*found.chosen, *lost[-SHOWN:]], 1):
+    for place, recipe in enumerate([*found.chosen, *lost[-MAX_RECIPES_SHOWN:]], 1):
         verdict = found.why_not.get(recipe, "chosen" if found.met else "nearest")
         table.add_row(str(place), *cells(trained[recipe]["values"], names), verdict, recipe)
     print_wide(console, table)
-    if len(lost) > SHOWN:
-        console.print(f"{len(lost) - SHOWN} more were tried before")
+    if len(lost) > MAX_RECIPES_SHOWN:
+        console.print(f"{len(lost) - MAX_RECIPES_SHOWN} more were tried before")
     if found.importances:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in found.importances.items())
         console.print(
@@ -58,7 +58,7 @@ def print_found(found: Found) -> None:
         console.print(f"recipe: {recipe}", markup=False, soft_wrap=True)
 
 
-def shown_names(found: Found) -> list[str]:
+def shown_names(found: SearchResult) -> list[str]:
     """Return the names of the values to show: the first metric, aims, bounds."""
     bounded = [Bound.of(text).name for text in found.bounds]
     first = next(iter(found.reference))

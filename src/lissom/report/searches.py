@@ -20,7 +20,7 @@ UNITS = {
     "params": ("thousand parameters", 1_000),
     "macs": ("million multiply-adds", 1_000_000),
 }
-WIDE = 8  # an axis is logarithmic if its maximum is more than this many times its minimum
+LOG_AXIS_RATIO = 8  # an axis is logarithmic if its maximum is more than this many times its minimum
 
 
 def searches_data(store: Store) -> list[dict[str, Any]]:
@@ -78,7 +78,7 @@ def search_data(found: dict[str, Any]) -> dict[str, Any]:
         "metric": metric,
         "cost": cost,
         "label": label_of(cost),
-        "wide": max(costs) > WIDE * min(costs) > 0,
+        "wide": max(costs) > LOG_AXIS_RATIO * min(costs) > 0,
         "reference": [shown(cost, reference.get(cost)), reference[metric]],
         "limits": {bound.name: shown(bound.name, bound.number) for bound in bounds},
         "points": [

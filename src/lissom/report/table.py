@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..bench.intervals import APART, disturbed
+from ..bench.intervals import MAX_ENDS_RATIO, disturbed
 from ..bench.machine import machine_text
 from ..errors import counted
 from ..language.amounts import count_text, size_text
@@ -23,7 +23,7 @@ from .zeros import print_zeros, zeros_of
 LEFT = ("target", "key", "keys", "model", "data", "kind", "machine")
 BADLY = "not measured well"
 WHY_BADLY = (
-    f"{BADLY}: the ends of an interval of latency are more than {APART}x apart; measure "
+    f"{BADLY}: the ends of an interval of latency are more than {MAX_ENDS_RATIO}x apart; measure "
     "again when the machine is "
     "idle"
 )

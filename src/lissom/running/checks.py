@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from ..data.own_splits import STANDARDIZE
 from ..errors import LissomError
 from ..language.recipe import Recipe
-from ..learning.brought import check_brought
+from ..learning.check_preprocessing import check_data_for
 from ..learning.examine import examine
 from ..learning.probabilities import check_logits
 from ..store.store import Store
@@ -36,7 +36,7 @@ def check_run(
             "--bake: inputs are taken as the data set gives them; there is nothing to put into the "
             f"file, leave it out; {STANDARDIZE}"
         )
-    notes = [*check_brought(task, recipes), *task.notes()]
+    notes = [*check_data_for(task, recipes), *task.notes()]
     check_logits(task, recipes)
     for note in notes:
         say(f"note: {note}")

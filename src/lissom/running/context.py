@@ -16,21 +16,22 @@ from ..language.context import Context
 from ..language.step import Step
 from ..learning.evaluate import network_answers, scored
 from ..learning.fit import fit
-from ..learning.moments import Carried
+from ..learning.moments import OptimizerState
 from ..learning.precision import precision_named
 from ..learning.ranks import Ranks
 from ..learning.rung import Rung
 from ..learning.step import Learning
+from ..learning.training_run import TrainingRun, ignore_row
 
 if TYPE_CHECKING:
-    from ..language.training import Progress, Remembering, Tell, Term, TrainSettings
+    from ..language.training import Progress, Stateful, Tell, Term, TrainSettings
     from ..learning.checkpoint import Checkpoints
     from ..tasks.task import Task
     from ..trees import Tree
 
 # at batch-norm's default momentum, 1.5 % of the old statistics remain after this many updates
 MIN_UPDATES = 40
-RISEN = 1.2  # note a final loss above this many times the loss of the first epoch
+MAX_LOSS_RATIO = 1.2  # note a final loss above this many times the loss of the first epoch
 
 
 @dataclass
@@ -42,8 +43,8 @@ class TaskContext(Context):
     task: Task | None = None
     watch: Callable[[Progress], None] | None = None
     checkpoints: Checkpoints | None = None
-    tell: Tell | None = None  # each epoch's row
-    carried: Carried = field(default_factory=Carried)  # optimizer state, passed from step to step
+    tell: Tell = ignore_row  # gets each epoch's row
+    optimizer_state: OptimizerState = field(default_factory=OptimizerState)
     ranks: Ranks | None = None  # the processes that learn together
     rung: Rung | None = None  # what learning must have reached on its way
 
@@ -78,31 +79,31 @@ class TaskContext(Context):
         loss: Term | None = None,
         terms: tuple[Term, ...] = (),
         extra: Iterable[nn.Module] = (),
-        remembers: Sequence[Remembering] = (),
+        stateful: Sequence[Stateful] = (),
     ) -> None:
-        rows = fit(
+        run = TrainingRun(
             model,
             self.known.data,
             settings,
             seed=self.seed,
             device=self.device,
+            where=self.where,
             loss=loss or self.known.term(settings.smoothing),
             terms=terms,
-            where=self.where,
-            watch=self.watch,
-            tell=self.tell,
             extra=tuple(extra),
-            remembers=remembers,
-            checkpoints=self.checkpoints,
+            stateful=stateful,
             kind=self.known.kind,
-            judge=lambda network: self.accuracy(network, self.validation_count()),
-            carried=self.carried,
-            ranks=self.ranks,
+            optimizer_state=self.optimizer_state,
+            validation_metric=lambda network: self.accuracy(network, self.validation_count()),
             rung=self.rung,
+            checkpoints=self.checkpoints,
+            tell=self.tell,
+            watch=self.watch,
         )
+        rows = fit(run, self.ranks)
         self.log += rows
         model.to("cpu")
-        if rows and rows[-1]["loss"] > RISEN * rows[0]["loss"]:
+        if rows and rows[-1]["loss"] > MAX_LOSS_RATIO * rows[0]["loss"]:
             self.notes.append(
                 f"{self.where}: the loss rose from {rows[0]['loss']:.3g} to {rows[-1]['loss']:.3g}; "
                 f"lr={settings.lr:g} is too high for a network that is trained already, a tenth of "

@@ -13,7 +13,7 @@ from ..errors import LissomError, listed
 from ..store.snapshot import read_structure, restore
 from ..store.store import Store
 from ..tasks.builders import arguments, chosen_arguments, code_named
-from ..tasks.code import called
+from ..tasks.code import call_user_code
 from ..tasks.kinds import is_own_kind
 from ..tasks.networks import factory_of
 from ..tasks.task import Task, own_task
@@ -39,7 +39,7 @@ def build_from_entry(key: str, store: Store, given: str | None = None) -> nn.Mod
         f"lissom store --trust --store {store.root}"
     )
     plain = code is None and not chosen_arguments(build)
-    return build_from(build, str(folder), given, trusted=plain or store.own(key), cure=cure)
+    return build_from(build, str(folder), given, trusted=plain or store.is_trusted(key), cure=cure)
 
 
 def task_of_entry(key: str, store: Store) -> Task | None:
@@ -52,7 +52,7 @@ def task_of_entry(key: str, store: Store) -> Task | None:
     origin = store.record(key)["task"]["origin"]
     if not origin:
         return None
-    if not store.own(key):
+    if not store.is_trusted(key):
         raise LissomError(
             f"store: {key} says which network and data it was made for, but nothing shows that your "
             "lissom wrote it; name them (--model, --data), or, if it is yours, sign all that is in "
@@ -108,5 +108,5 @@ def build_from(
     named = given or str(build["model"])
     factory, _ = factory_of(named)
     build_network = partial(factory, **arguments(build, where))
-    network: nn.Module = called(build_network, f"load: {where}: building {named:.80}")
+    network: nn.Module = call_user_code(build_network, f"load: {where}: building {named:.80}")
     return network

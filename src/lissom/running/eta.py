@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from .plan import Node
 
-SURGERY = 0.2  # weight of a step that does not learn, in epochs
+SURGERY_EPOCHS = 0.2  # weight of a step that does not learn, in epochs
 
 
 class Eta:
@@ -15,7 +15,9 @@ class Eta:
 
     def __init__(self, nodes: Iterable[Node], clock: Callable[[], float] = time.monotonic) -> None:
         self.left = {
-            node.key: float(getattr(node.step, "epochs", SURGERY)) for node in nodes if node.step
+            node.key: float(getattr(node.step, "epochs", SURGERY_EPOCHS))
+            for node in nodes
+            if node.step
         }
         self.total = len(self.left)
         self.begun_keys = set[str]()

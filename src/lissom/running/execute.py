@@ -29,7 +29,7 @@ from ..language.training import Progress
 from ..learning.augmentation import check_augmentation
 from ..learning.checkpoint import EVERY_MIN, Checkpoints, every_s
 from ..learning.evaluate import network_answers, scored
-from ..learning.moments import Carried
+from ..learning.moments import OptimizerState
 from ..learning.ranks import Ranks
 from ..learning.rung import Rung
 from ..learning.step import Learning
@@ -42,14 +42,14 @@ from ..surgery.sizes import sizes
 from ..tasks.builders import code_named
 from ..tasks.task import Task
 from ..tasks.teachers import teacher_from, teachers_in
-from ..trees import called, concatenated, first, largest_difference
+from ..trees import concatenated, first, largest_difference, run_on_copied_inputs
 from .checks import check_run, tell_untrained
 from .context import TaskContext, finite, learned_on
 from .device import device_of
 from .entries import load_key
 from .eta import Eta
 from .expected import chance_note, check_expected, expected_in
-from .launch.crew import Setting, crew_of, made
+from .launch.crew import Setting, crew_of, make_networks
 from .launch.workers import Workers
 from .loggers import Logs
 from .measure import measure
@@ -57,7 +57,7 @@ from .plan import Node, ends, targets_of, tree
 from .teachers import taught, teachers
 from .team import Team
 
-RANGED = 256  # samples that give the ranges of integer inputs
+RANGE_SAMPLES = 256  # that give the ranges of integer inputs
 
 
 @dataclass
@@ -155,7 +155,9 @@ class Run:
             clock=self.clock,
             checkpoints=self._checkpoints(step, key),
             tell=partial(self.logs.row, key),
-            carried=Carried(self.store.folder(before.key) if before and before.step else None),
+            optimizer_state=OptimizerState(
+                self.store.folder(before.key) if before and before.step else None
+            ),
         )
         torch.manual_seed(ctx.seed)
         return model, ctx
@@ -171,16 +173,18 @@ class Run:
                 model = node.step(model, ctx).to(CPU).eval()
         with self.store.entry(key) as folder:
             save(model, folder, task.spec)
-            ctx.carried.write(folder)
+            ctx.optimizer_state.write(folder)
             (folder / "log.jsonl").write_text(
                 "".join(json.dumps(finite(row)) + "\n" for row in ctx.log), encoding="utf-8"
             )
-            again = restore(task.fresh, folder)
+            reloaded = restore(task.fresh, folder)
             images = task.data.example(4)
             with torch.no_grad():
-                difference = largest_difference(called(again, images), called(model, images))
+                difference = largest_difference(
+                    run_on_copied_inputs(reloaded, images), run_on_copied_inputs(model, images)
+                )
             ctx.gate("reloaded = saved", difference, 0.0)
-            write_record(folder, self._record(node, again, ctx, begin).json())
+            write_record(folder, self._record(node, reloaded, ctx, begin).json())
         self.logs.network(self.store.record(key))
         for note in ctx.notes:
             self.say(f"{key}  note: {note}")
@@ -228,7 +232,7 @@ class Run:
         data = task.data
         seen = data.example()
         if not is_plain(seen):  # the record needs the ranges of such inputs
-            seen = concatenated(data.calibration(RANGED))
+            seen = concatenated(data.calibration(RANGE_SAMPLES))
         network = Network(
             key=node.key,
             scores={
@@ -353,7 +357,7 @@ def run(
         runner.rehearse(end)
     records = dict[str, dict[str, Any]]()
 
-    def measured(end: Node) -> list[LissomError]:
+    def measure_end(end: Node) -> list[LissomError]:
         # if several processes want the same network measured, one measures and the others read
         with store.lock(end.key):
             failed = measure(
@@ -363,19 +367,19 @@ def run(
             runner.logs.network(records[end.key])
         return failed
 
-    with store.needed([*(node.key for node in nodes), *teachers(recipes, store)]):
-        failed = made_and_measured(runner, last, crew, measured)
+    with store.protect([*(node.key for node in nodes), *teachers(recipes, store)]):
+        failed = make_and_measure(runner, last, crew, measure_end)
     in_order = [records[end.key] for end in last if end.key in records]
     if failed:
         raise Unmeasured(failed, in_order) if in_order else failed[0]
     return in_order
 
 
-def made_and_measured(
+def make_and_measure(
     runner: Run,
     ends: Sequence[Node],
     workers: Workers,
-    measured: Callable[[Node], list[LissomError]],
+    measure_end: Callable[[Node], list[LissomError]],
 ) -> list[LissomError]:
     """Make and measure networks; return the errors, each once. If workers make them, all are made
     first, since nothing else may run during a latency measurement.
@@ -383,18 +387,19 @@ def made_and_measured(
     tell_untrained(runner.task, ends, runner.say)
     failed = list[LissomError]()
     later = list[Node]()
-    with closing(made(ends, workers, runner, runner.store, runner.say, runner.log)) as ended:
+    networks = make_networks(ends, workers, runner, runner.store, runner.say, runner.log)
+    with closing(networks) as ended:
         for end, error in ended:
             if error is None and workers.beside:
                 later.append(end)
             elif error is None:
-                failed += measured(end)
+                failed += measure_end(end)
             elif error not in failed:
                 failed.append(error)
                 if len(ends) > 1:
                     runner.say(str(error))
     for end in later:
-        failed += measured(end)
+        failed += measure_end(end)
     return failed
 
 

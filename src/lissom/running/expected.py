@@ -7,15 +7,14 @@ import re
 from collections.abc import Collection, Mapping
 
 from ..errors import LissomError, unknown
-from ..language.grammar import finite
+from ..language.grammar import finite, named_values
 from ..language.kind import less_is_better
-from ..language.method import values_in
 from ..store.record import Measurement
 from ..store.store import Store
 
-TOLERANCE = 0.005
-CHANCE = 1.2  # times the accuracy of guessing, which a bias to a frequent class reaches
-DEVIATIONS = 3  # standard deviations of the accuracy of guessing
+METRIC_TOLERANCE = 0.005
+CHANCE_FACTOR = 1.2  # times the accuracy of guessing, which a bias to a frequent class reaches
+CHANCE_DEVIATIONS = 3  # standard deviations of the accuracy of guessing
 
 
 def expected_in(text: str, metrics: Collection[str]) -> dict[str, float]:
@@ -27,7 +26,7 @@ def expected_in(text: str, metrics: Collection[str]) -> dict[str, float]:
     {'top1': 0.888}
     """
     number = text.strip() if re.fullmatch(r"\s*[0-9]*\.?[0-9]+\s*", text) else "0.9"
-    values = values_in(text, "--expect", example=f"{next(iter(metrics))}={number}")
+    values = named_values(text, "--expect", example=f"{next(iter(metrics))}={number}")
     for name, value in values.items():
         if name not in metrics:
             raise unknown("--expect", "metric", name, metrics)
@@ -57,14 +56,14 @@ def chance_note(store: Store, key: str) -> str | None:
     if reached is None or classes < 2:
         return None
     chance = 1 / classes
-    margin = DEVIATIONS * math.sqrt(chance * (1 - chance) / count)
-    if reached > max(CHANCE * chance, chance + margin):
+    margin = CHANCE_DEVIATIONS * math.sqrt(chance * (1 - chance) / count)
+    if reached > max(CHANCE_FACTOR * chance, chance + margin):
         return None
     return (
         f"the uncompressed network is right on {reached:.2%} of the {count} test samples, which is "
         f"chance among {classes} classes or hardly more (guessing: {chance:.2%} ± {margin:.2%}, "
-        f"{DEVIATIONS} standard deviations): does it have its weights (--weights), and are inputs seen "
-        "as it was trained (--preprocess)?"
+        f"{CHANCE_DEVIATIONS} standard deviations): does it have its weights (--weights), and are "
+        "inputs seen as it was trained (--preprocess)?"
     )
 
 
@@ -84,7 +83,7 @@ def check_expected(store: Store, key: str, expected: Mapping[str, float]) -> Non
             missing = (math.inf if found is None else found) - value
         else:
             missing = value - (found or 0.0)
-        if missing > TOLERANCE:
+        if missing > METRIC_TOLERANCE:
             if value > 1 >= (found or 0.0) and not less_is_better(name):
                 raise LissomError(
                     f"--expect: {name} is a share from 0 to 1, as in {name}=0.9; got {value:g}"
@@ -92,7 +91,7 @@ def check_expected(store: Store, key: str, expected: Mapping[str, float]) -> Non
             said = "no number" if found is None else f"{found:.4f}"
             raise LissomError(
                 f"--expect: the uncompressed network reaches {name} {said} on the "
-                f"test set of {record['task']['data']}, expected {value:g} to within {TOLERANCE}; "
+                f"test set of {record['task']['data']}, expected {value:g} to within {METRIC_TOLERANCE}; "
                 "images are seen through "
                 f"{record['task']['preprocessing'].get('preprocess')}: is that how it was trained?"
             )
@@ -100,7 +99,7 @@ def check_expected(store: Store, key: str, expected: Mapping[str, float]) -> Non
             {
                 "name": f"reaches {name} {value:g}",
                 "difference": max(0.0, missing),
-                "tolerance": TOLERANCE,
+                "tolerance": METRIC_TOLERANCE,
             }
         )
     store.update(key, {"gates": gates})

@@ -20,26 +20,41 @@ from ..data.inputs import example_in
 from ..data.split import spread
 from ..errors import LissomError, silent
 from ..language.target import Images, Target
-from ..learning.evaluate import Answers, RunFile, file_answers, network_outputs, numbers, together
+from ..learning.evaluate import (
+    Answers,
+    RunFile,
+    file_answers,
+    join_batches,
+    network_outputs,
+    numbers,
+)
 from ..store.record import Measurement
-from ..store.snapshot import few_bits, restore, rounded_activations
+from ..store.snapshot import has_packable_weights, restore, rounded_activations
 from ..store.store import Store
 from ..surgery.quantization.network import QuantizedNetwork
 from ..surgery.quantization.noise import rounding_only
 from ..tasks.task import Task
-from ..trees import Tree, called, concatenated
+from ..trees import Tree, concatenated, run_on_copied_inputs
 from .baked import as_pixels, metadata, preprocessed
 from .integer_share import in_integers
 from .measurement_notes import measurement_notes, medians
-from .parity import NOISE, OTHERS, Gap, gaps_from, in_eight_bits, prove
+from .parity import (
+    MAX_INTEGER_ERROR,
+    MAX_OTHER_ROWS,
+    OutputDifference,
+    differences_from,
+    has_8_bit_weights,
+    prove,
+)
 from .pictures import Album
 
-PROFILED = 20  # runs; the latency of each layer is their median
-PROVEN: set[tuple[str, int, int]] = set()  # the files that this process compared, see `stamp`
-FEW = 256  # test samples for comparing a file with the float network if it fails against PyTorch
+PROFILED_RUNS = 20  # the latency of each layer is their median
+PROVEN_FILES: set[tuple[str, int, int]] = set()  # the files that this process compared, see `stamp`
+# test samples for comparing a file with the float network if it fails against PyTorch
+FLOAT_CHECK_SAMPLES = 256
 
 
-def exported(
+def export_if_missing(
     store: Store,
     key: str,
     target: Target,
@@ -60,13 +75,15 @@ def exported(
     that no record names is compared as well, once in each process.
     """
     home = store.folder(key)
-    folder_name, file_name = target.file(few_bits(home), rounded_activations(home)).split("/")
+    folder_name, file_name = target.file(
+        has_packable_weights(home), rounded_activations(home)
+    ).split("/")
     name = folder_name + ("-bake" if bake else "")
     path = home / "artefacts" / name / file_name
-    if store.sound(key, name) and (not proven or is_proven(store, key, path)):
+    if store.is_trusted_artefact(key, name) and (not proven or is_proven(store, key, path)):
         return path
     with store.lock(f"{key}.{name}"):
-        there = store.sound(key, name)
+        there = store.is_trusted_artefact(key, name)
         if there and (not proven or is_proven(store, key, path)):  # another process did it
             return path
         record = store.record(key)
@@ -100,7 +117,7 @@ def exported(
                         json.dumps(facts, indent=1), encoding="utf-8"
                     )
         if proven:
-            PROVEN.add(stamp(path))
+            PROVEN_FILES.add(stamp(path))
     return path
 
 
@@ -114,7 +131,7 @@ def is_proven(store: Store, key: str, path: Path) -> bool:
     """Return whether a file was compared with its network: by this process, or when it was
     measured.
     """
-    return (path.is_file() and stamp(path) in PROVEN) or is_named(store, key, path)
+    return (path.is_file() and stamp(path) in PROVEN_FILES) or is_named(store, key, path)
 
 
 def is_named(store: Store, key: str, path: Path) -> bool:
@@ -168,11 +185,11 @@ def measure(
         say(f"{key}  {target}: export, {len(task.data.test)} images, latency")
         path = None
         try:
-            path = exported(
+            path = export_if_missing(
                 store, key, target, bake, task.fresh, task.data.calibration, proven=False
             )
-            other = exported(store, source, target.plain(), bake, task.fresh)
-            found = measured(
+            other = export_if_missing(store, source, target.plain(), bake, task.fresh)
+            found = measure_file(
                 task,
                 target,
                 path,
@@ -222,7 +239,7 @@ def is_measured(found: dict[str, Any] | None, settings: dict[str, Any]) -> bool:
     )
 
 
-def measured(
+def measure_file(
     task: Task,
     target: Target,
     path: Path,
@@ -243,20 +260,20 @@ def measured(
     alike = task.agreement()
     rounded = model if isinstance(model, QuantizedNetwork) else None
     quantized = rounded is not None or target.rounds()
-    gap = Gap(NOISE if quantized else OTHERS)
-    form = called(model, task.data.example())
+    difference = OutputDifference(MAX_INTEGER_ERROR if quantized else MAX_OTHER_ROWS)
+    form = run_on_copied_inputs(model, task.data.example())
     with loaded(str(target), path, inputs, threads=threads) as process:
         found = file_answers(process.run, task, task.data.test, bake, form)
         for (outputs, targets), (wanted, _) in zip(found, simulated, strict=True):
             tally.add(outputs, targets)
             alike.add(outputs, wanted)
-            gap.add(outputs, wanted)
+            difference.add(outputs, wanted)
         album.look(str(target), lambda few: file_answers(process.run, task, few, bake, form))
         gates = [
-            gap.check(
+            difference.check(
                 target,
                 quantized=quantized,
-                eight=rounded is not None and in_eight_bits(rounded),
+                has_8_bit_weights=rounded is not None and has_8_bit_weights(rounded),
                 from_float=rounded and partial(from_float, rounded, task, process.run, bake, form),
             )
         ]
@@ -264,7 +281,7 @@ def measured(
         [(str(target), path), (str(target.plain()), other)],
         inputs,
         threads=threads,
-        profiled=PROFILED,
+        profiled=PROFILED_RUNS,
     )
     return Measurement(
         threads=threads,
@@ -289,13 +306,13 @@ def measured(
 
 def from_float(
     model: QuantizedNetwork, task: Task, run: RunFile, bake: bool, form: Tree
-) -> tuple[Gap, Gap]:
+) -> tuple[OutputDifference, OutputDifference]:
     """Return how far the outputs of a file, and of its simulation, are from those of the network
     without rounding, on a few test samples.
     """
-    few = spread(task.data.test, FEW)
-    answered, _ = together(file_answers(run, task, few, bake, form))
+    few = spread(task.data.test, FLOAT_CHECK_SAMPLES)
+    answered, _ = join_batches(file_answers(run, task, few, bake, form))
     simulated, _ = network_outputs(model, task.data, few)
     with rounding_only(model, []):
         floats, _ = network_outputs(model, task.data, few)
-    return gaps_from(floats, answered, simulated)
+    return differences_from(floats, answered, simulated)

@@ -23,32 +23,33 @@ from ..surgery.quantization.noise import rounding_only
 from ..trees import (
     ROW_IDS,
     Tree,
-    called,
     concatenated,
     first,
     in_float,
     mapped,
     output_named,
+    run_on_copied_inputs,
     shapes,
     tensors_in,
 )
 
 # largest error of an integer file against its simulation: RMS of the difference over RMS of the
 # outputs
-NOISE = 0.1
-UNSEEN = 0.3  # the same on noise, which the ranges were not calibrated for
+MAX_INTEGER_ERROR = 0.1
+MAX_ERROR_ON_NOISE = 0.3  # the same on noise, which the ranges were not calibrated for
 # Share of the rows that a network picks in which a float file may differ, since scores at the edge
 # of the best nearly tie. The scores of an integer file are noisier: its share is the allowed noise.
-OTHERS = 0.02
-FEW = 2  # inputs on which an exported file is tried
+MAX_OTHER_ROWS = 0.02
+PARITY_INPUTS = 2  # on which an exported file is tried
 # Some networks amplify every rounding error: two ways of rounding lie as far from each other as
 # from the float network. Such a file passes if it is as near to the float network as the simulation
 # is.
-AS_NEAR = 1.1  # times the distance of the simulation
+NEAR_FACTOR = 1.1  # times the distance of the simulation
 # Absolute error of the sigmoids of runtimes. If a detector sees nothing, as on noise, its
 # probabilities are no larger than this.
-SIGMOID = 2e-7
-SPOILT = 0.5  # a simulation that is farther than this from the float network proves nothing
+SIGMOID_ERROR = 2e-7
+# a simulation that is farther than this from the float network proves nothing
+MAX_FLOAT_DISTANCE = 0.5
 
 
 class ParityError(LissomError):
@@ -72,12 +73,12 @@ def prove(
     """
     seen = images is not None
     if images is None:
-        images = noise((FEW, *shape), pixels)
+        images = noise((PARITY_INPUTS, *shape), pixels)
         if not runs_on(model, shape):  # it takes integers, as the export found
-            images = torch.zeros(FEW, *shape, dtype=torch.long)
+            images = torch.zeros(PARITY_INPUTS, *shape, dtype=torch.long)
     inputs = mapped(lambda t: t.detach().cpu(), in_float(few_of(images)))
     with torch.no_grad():
-        wanted = called(copy.deepcopy(model).cpu().float().eval(), inputs)
+        wanted = run_on_copied_inputs(copy.deepcopy(model).cpu().float().eval(), inputs)
     arrays = [t.contiguous().numpy() for t in tensors_in(inputs)]
     shown = [Input.like(array) for array in arrays]
     try:
@@ -94,7 +95,8 @@ def prove(
             f"{len(arrays[0])} inputs, the network {shapes(wanted)}; nothing was written"
         )
     where = f"{len(arrays[0])} inputs{'' if seen else ' of noise'}"
-    check = partial(check_answers, target, model, inputs, wanted, NOISE if seen else UNSEEN)
+    max_error = MAX_INTEGER_ERROR if seen else MAX_ERROR_ON_NOISE
+    check = partial(check_answers, target, model, inputs, wanted, max_error)
     check(outputs, f"{where}; nothing was written")
     if shapes(alone) == shapes(wanted):  # runtimes choose other kernels for a single sample
         check(alone, f"{where} one by one; nothing was written")
@@ -105,30 +107,30 @@ def check_answers(
     model: nn.Module,
     inputs: Tree,
     wanted: Tree,
-    noise_allowed: float,
+    max_error: float,
     answers: list[Tensor],
-    on: str,
+    input_text: str,
 ) -> None:
     """Raise ParityError if `answers` of a file are too far from the network's, `wanted`."""
     inner = next((part for part in model.modules() if isinstance(part, QuantizedNetwork)), None)
     quantized = inner is not None or target.rounds()
 
-    def from_float() -> tuple[Gap, Gap]:
+    def from_float() -> tuple[OutputDifference, OutputDifference]:
         assert inner is not None
         whole = copy.deepcopy(model).cpu().float().eval()
         part = next(part for part in whole.modules() if isinstance(part, QuantizedNetwork))
         with rounding_only(part, []), torch.no_grad():
-            floats = called(whole, inputs)
-        return gaps_from(floats, answers, wanted)
+            floats = run_on_copied_inputs(whole, inputs)
+        return differences_from(floats, answers, wanted)
 
-    gap = Gap(noise_allowed if quantized else OTHERS)
-    gap.add(answers, wanted)
-    gap.check(
+    difference = OutputDifference(max_error if quantized else MAX_OTHER_ROWS)
+    difference.add(answers, wanted)
+    difference.check(
         target,
         quantized=quantized,
-        eight=inner is not None and in_eight_bits(inner),
-        noise=noise_allowed,
-        on=on,
+        has_8_bit_weights=inner is not None and has_8_bit_weights(inner),
+        max_error=max_error,
+        input_text=input_text,
         from_float=from_float if inner is not None else None,
     )
 
@@ -139,32 +141,34 @@ def one_by_one(
     """Return the outputs of a file that is run on one sample at a time, concatenated; [] if some
     input or output has no batch axis.
     """
-    if any(array.ndim == 0 or len(array) != FEW for array in arrays):
+    if any(array.ndim == 0 or len(array) != PARITY_INPUTS for array in arrays):
         return []
-    parts = [run([array[k : k + 1] for array in arrays]) for k in range(FEW)]
+    parts = [run([array[k : k + 1] for array in arrays]) for k in range(PARITY_INPUTS)]
     if not all(array.ndim for array in parts[0]):
         return []
     return [torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True)]
 
 
-def gaps_from(floats: Tree, outputs: Tree, simulated: Tree) -> tuple[Gap, Gap]:
-    """Return the gaps of a file's and of its simulation's outputs to those of the float network."""
-    gaps = Gap(NOISE), Gap(NOISE)
-    for gap, answers in zip(gaps, (outputs, simulated), strict=True):
-        gap.add(answers, floats)
-    return gaps
+def differences_from(
+    floats: Tree, outputs: Tree, simulated: Tree
+) -> tuple[OutputDifference, OutputDifference]:
+    """Return how far a file's and its simulation's outputs are from those of the float network."""
+    differences = OutputDifference(MAX_INTEGER_ERROR), OutputDifference(MAX_INTEGER_ERROR)
+    for difference, answers in zip(differences, (outputs, simulated), strict=True):
+        difference.add(answers, floats)
+    return differences
 
 
 def few_of(images: Tree) -> Tree:
-    """Return FEW samples; repeat them if there are fewer."""
-    return first(concatenated([first(images, FEW)] * FEW), FEW)
+    """Return PARITY_INPUTS samples; repeat them if there are fewer."""
+    return first(concatenated([first(images, PARITY_INPUTS)] * PARITY_INPUTS), PARITY_INPUTS)
 
 
 def runs_on(model: nn.Module, shape: tuple[int, ...]) -> bool:
     """Return whether a network takes floats of a shape."""
     try:
         with torch.no_grad():
-            copy.deepcopy(model).cpu().float().eval()(torch.zeros(FEW, *shape))
+            copy.deepcopy(model).cpu().float().eval()(torch.zeros(PARITY_INPUTS, *shape))
     except Exception:  # whatever the network's own code raises
         return False
     return True
@@ -176,12 +180,12 @@ def noise(shape: tuple[int, ...], pixels: bool) -> Tensor:
     return torch.rand(shape, generator=draw) * 255 if pixels else torch.randn(shape, generator=draw)
 
 
-def in_eight_bits(model: QuantizedNetwork) -> bool:
+def has_8_bit_weights(model: QuantizedNetwork) -> bool:
     """Return whether some weights of a network have 8 bits."""
     return any(layer.rounding is not None and layer.rounding.bits == 8 for layer in model.layers())
 
 
-class Gap:
+class OutputDifference:
     """The difference between the outputs of a file and PyTorch's, over all batches, tensor by
     tensor.
 
@@ -190,7 +194,7 @@ class Gap:
     except for the share `others` that differs most.
     """
 
-    def __init__(self, others: float = OTHERS) -> None:
+    def __init__(self, others: float = MAX_OTHER_ROWS) -> None:
         self.others = others
         self.squares = list[tuple[float, float]]()  # sums of squares: difference, reference
         self.largest = list[tuple[float, float]]()
@@ -206,57 +210,59 @@ class Gap:
                 self.largest.append((0.0, 0.0))
             if not theirs.is_floating_point() or not theirs.numel():
                 continue
-            gap = ours - theirs
-            if gap.abs().max() <= SIGMOID and are_tiny_probabilities(theirs):
-                gap = torch.zeros_like(gap)
-            differ, size = self.squares[place]
+            error = ours - theirs
+            if error.abs().max() <= SIGMOID_ERROR and are_tiny_probabilities(theirs):
+                error = torch.zeros_like(error)
+            squared_error, squared_size = self.squares[place]
             self.squares[place] = (
-                differ + float(gap.double().square().sum()),
-                size + float(theirs.double().square().sum()),
+                squared_error + float(error.double().square().sum()),
+                squared_size + float(theirs.double().square().sum()),
             )
-            most, high = self.largest[place]
+            largest_error, largest_size = self.largest[place]
             self.largest[place] = (
-                maximum(most, float(gap.abs().max())),
-                maximum(high, float(theirs.abs().max())),
+                maximum(largest_error, float(error.abs().max())),
+                maximum(largest_size, float(theirs.abs().max())),
             )
 
     @property
     def rms(self) -> float:
         """The root mean square of the difference, divided by that of the reference."""
-        return worst([math.sqrt(gap) / max(math.sqrt(size), 1e-9) for gap, size in self.squares])
+        return worst(
+            [math.sqrt(error) / max(math.sqrt(size), 1e-9) for error, size in self.squares]
+        )
 
     @property
-    def most(self) -> float:
+    def peak(self) -> float:
         """The largest difference, divided by the largest output of the reference."""
-        return worst([gap / max(size, 1e-9) for gap, size in self.largest])
+        return worst([error / max(size, 1e-9) for error, size in self.largest])
 
     def check(
         self,
         target: Target,
         quantized: bool,
-        eight: bool = False,
-        noise: float = NOISE,
-        on: str = "the test images",
-        from_float: Callable[[], tuple[Gap, Gap]] | None = None,
+        has_8_bit_weights: bool = False,
+        max_error: float = MAX_INTEGER_ERROR,
+        input_text: str = "the test images",
+        from_float: Callable[[], tuple[OutputDifference, OutputDifference]] | None = None,
     ) -> dict[str, Any]:
         """Return the gate with the difference of the outputs. Raises ParityError if it is too big.
 
         A float file may differ by `target.precise` of the largest output. Integer arithmetic rounds
-        ties differently, so a quantized file is judged by the noise it adds (RMS, at most `noise`
-        of the outputs); the record says how often its answers agree. `eight`: some of its weights
-        have 8 bits. `on` names the inputs. `from_float` measures how far the file and its
-        simulation are from the float network: the file passes if it is as near as the simulation.
+        ties differently, so a quantized file is judged by the noise it adds (RMS, at most
+        `max_error` of the outputs); the record says how often its answers agree. `input_text` names
+        the inputs. `from_float` measures how far the file and its simulation are from the float
+        network: the file passes if it is as near as the simulation.
         """
         name = "artefact = simulated (rms)" if quantized else "exported = PyTorch"
-        difference = self.rms if quantized else self.most
-        tolerance = noise if quantized else target.precise
+        difference = self.rms if quantized else self.peak
+        tolerance = max_error if quantized else target.precise
         if quantized and tolerance < difference < math.inf and from_float is not None:
-            ours, theirs = (gap.rms for gap in from_float())
-            if theirs <= SPOILT and ours <= AS_NEAR * theirs:
+            ours, theirs = (each.rms for each in from_float())
+            if theirs <= MAX_FLOAT_DISTANCE and ours <= NEAR_FACTOR * theirs:
                 return {
                     "name": "artefact = simulated, from float (rms)",
                     "difference": ours,
-                    "tolerance": AS_NEAR * theirs,
+                    "tolerance": NEAR_FACTOR * theirs,
                 }
         if not math.isfinite(difference) or difference > tolerance:
             why = (
@@ -264,12 +270,12 @@ class Gap:
                     "; this processor has no VNNI, and sums of 8-bit weights saturate on it: "
                     "quantize(..., reduce_range=True) keeps them from it"
                 )
-                if eight and target.ending == "onnx" and saturates()
+                if has_8_bit_weights and target.ending == "onnx" and saturates()
                 else ""
             )
             raise ParityError(
                 f"{target}: the gate '{name}' failed: outputs differ by {difference:.2g} of their "
-                f"size, at most {tolerance:g} is allowed, on {on}{why}"
+                f"size, at most {tolerance:g} is allowed, on {input_text}{why}"
             )
         return {"name": name, "difference": difference, "tolerance": tolerance}
 
@@ -306,7 +312,7 @@ def rows_of_one_id(
 
 def are_tiny_probabilities(outputs: Tensor) -> bool:
     """Return whether all outputs are near 0 and not negative, as those of a sigmoid may be."""
-    return bool(outputs.min() >= 0) and bool(outputs.max() < 1e3 * SIGMOID)
+    return bool(outputs.min() >= 0) and bool(outputs.max() < 1e3 * SIGMOID_ERROR)
 
 
 def maximum(value: float, other: float) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..data.data import Data
 from ..data.split import CPU, Split, spread
 from ..language.kind import Kind
-from ..learning.evaluate import network_answers, together
+from ..learning.evaluate import join_batches, network_answers
 from ..store.pictures import (
     MOST_BYTES,
     MOST_CAPTION,
@@ -34,15 +34,15 @@ from ..trees import Tree, sample, tensors_in
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SHORT = 128  # pixels: least shorter side of an image, if LARGE allows it
-LONG = 320  # pixels: largest longer side in the report
-LARGE = 1280  # pixels: largest longer side while drawing
-THIN = 4  # pixels: an input with a shorter side is not an image
-QUALITY = 85  # of JPEG
+SHORT_SIDE = 128  # pixels: least shorter side of an image, if DRAWN_SIDE allows it
+LONG_SIDE = 320  # pixels: largest longer side in the report
+DRAWN_SIDE = 1280  # pixels: largest longer side while drawing
+THIN_SIDE = 4  # pixels: an input with a shorter side is not an image
+JPEG_QUALITY = 85  # of JPEG
 
 
 @dataclass
-class Held:
+class MemorySplit:
     """A split of a few samples in memory: `inputs` and their targets, `labels`."""
 
     inputs: Tree
@@ -59,10 +59,10 @@ class Held:
         yield self.inputs, self.labels
 
 
-def samples_of(data: Data) -> Held:
+def samples_of(data: Data) -> MemorySplit:
     """Return a few evenly spread test samples, the same at every call."""
     split: Split = spread(data.test, MOST_SAMPLES)
-    return Held(*next(split.batches(MOST_SAMPLES, CPU)))
+    return MemorySplit(*next(split.batches(MOST_SAMPLES, CPU)))
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Album:
     looked: dict[str, Tree] = field(default_factory=dict)  # outputs, by target
 
     @cached_property
-    def samples(self) -> Held:
+    def samples(self) -> MemorySplit:
         """The samples, read once."""
         return samples_of(self.task.data)
 
@@ -86,7 +86,7 @@ class Album:
         """Run an open file on the samples and keep its outputs."""
         if self.task.kind is not None:
             with self._unharmed(target):
-                self.looked[target] = together(answered(self.samples))[0]
+                self.looked[target] = join_batches(answered(self.samples))[0]
 
     def save_file(self, key: str, target: str) -> None:
         """Write the answers of a file into the entry of its network."""
@@ -103,13 +103,13 @@ class Album:
     def save_network(self, key: str) -> None:
         """Write the ground truth and the uncompressed network's answers into its entry, once."""
         name = pictures_name()
-        if self.task.kind is None or self.store.sound(key, name):
+        if self.task.kind is None or self.store.is_trusted_artefact(key, name):
             return
         with self._unharmed("the uncompressed network"), self.store.lock(f"{key}.{name}"):
-            if self.store.sound(key, name):
+            if self.store.is_trusted_artefact(key, name):
                 return
             model = restore(self.task.fresh, self.store.folder(key))
-            outputs, _ = together(network_answers(model, self.task.data, self.samples))
+            outputs, _ = join_batches(network_answers(model, self.task.data, self.samples))
             rows = {"truth": None, "network": outputs}
             answers = answers_of(self.task.kind, self.task.data, self.samples, rows)
             self.store.discard(key, name)
@@ -125,7 +125,9 @@ class Album:
             self.say(f"note: {whose}: its answers cannot be shown as images ({said[0]:.160})")
 
 
-def answers_of(kind: Kind, data: Data, samples: Held, outputs: dict[str, Tree | None]) -> Answers:
+def answers_of(
+    kind: Kind, data: Data, samples: MemorySplit, outputs: dict[str, Tree | None]
+) -> Answers:
     """Return one row of answers for each source in `outputs`; None stands for the ground truth."""
     pictures, zoom = enlarged(samples.inputs, data)
     colours = dict[str, str]()
@@ -188,7 +190,7 @@ def enlarged(inputs: Tree, data: Data) -> tuple[list[Image], int]:
     if not isinstance(inputs, Tensor) or not is_picture(inputs):
         return [], 1
     height, width = inputs.shape[2:]
-    zoom = max(1, min(math.ceil(SHORT / min(height, width)), LARGE // max(height, width)))
+    zoom = max(1, min(math.ceil(SHORT_SIDE / min(height, width)), DRAWN_SIDE // max(height, width)))
     pixels = inputs if inputs.dtype == torch.uint8 else stretched(inputs)
     if pixels.shape[1] == 3 and data.preprocess is not None and data.preprocess.order == "BGR":
         pixels = pixels.flip(1)
@@ -205,7 +207,7 @@ def is_picture(inputs: Tensor) -> bool:
     return (
         inputs.ndim == 4
         and inputs.shape[1] in (1, 3)
-        and min(inputs.shape[2:]) >= THIN
+        and min(inputs.shape[2:]) >= THIN_SIDE
         and (inputs.dtype == torch.uint8 or inputs.is_floating_point())
     )
 
@@ -223,10 +225,10 @@ def jpeg_of(picture: Image) -> bytes:
     """Return an image as a JPEG of at most 320 pixels a side."""
     from PIL import Image as images
 
-    if max(picture.size) > LONG:
+    if max(picture.size) > LONG_SIDE:
         picture = picture.copy()
-        picture.thumbnail((LONG, LONG), images.Resampling.LANCZOS)
-    for quality in (QUALITY, 60, 30):  # noise takes many bytes
+        picture.thumbnail((LONG_SIDE, LONG_SIDE), images.Resampling.LANCZOS)
+    for quality in (JPEG_QUALITY, 60, 30):  # noise takes many bytes
         file = BytesIO()
         # no chroma subsampling: thin lines would lose their colour
         picture.save(file, "JPEG", quality=quality, subsampling=0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import LissomError, type_of
-from ..language.method import methods_of
+from ..language.parse_methods import methods_of
 from ..language.recipe import Recipe
 from ..language.step import Step
 

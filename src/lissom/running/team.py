@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from ..errors import LissomError
-from ..learning.ranks import Ranks, meet
+from ..learning.ranks import Ranks, join_group
 from ..system.processes import command, ended, surroundings
 from ..system.scratch import temporary
 
@@ -35,19 +35,19 @@ AGAIN = "the same command goes on from the last checkpoint"
 class Team:
     """The processes that learn together; this one is `rank` of `count`.
 
-    `words` is the command line by which the first process starts the others when a step learns;
+    `arguments` is the command line by which the first process starts the others when a step learns;
     None if torchrun has started them already. `place` is the folder of their rendezvous.
     """
 
     def __init__(
         self,
         count: int,
-        words: Sequence[str] | None = None,
+        arguments: Sequence[str] | None = None,
         rank: int = 0,
         place: Path | None = None,
     ) -> None:
         self.count = count
-        self.words = words
+        self.arguments = arguments
         self.rank = rank
         self.place = place
         self.others: list[subprocess.Popen[bytes]] = []
@@ -68,12 +68,12 @@ class Team:
             self._end()
         with self.stack, suppress(LissomError):
             if kind is None and self.rank == 0 and self.ranks is not None:
-                self.ranks.told(b"", patient=True)
+                self.ranks.broadcast_bytes(b"", patient=True)
                 wait(self.others, any, 2 * PATIENCE_S)
 
     def begin(self, device: torch.device) -> None:
-        """Meet the processes that torchrun started: they wait from the beginning, for this one."""
-        if self.words is None and self.ranks is None:
+        """Join the processes that torchrun started: they wait from the beginning, for this one."""
+        if self.arguments is None and self.ranks is None:
             self.check(device)
             self.ranks = self.join(nccl=one_each(device, self.count))
 
@@ -83,11 +83,11 @@ class Team:
         self.check(device)
         threads = torch.get_num_threads()
         if self.ranks is None:
-            if self.words is not None:
+            if self.arguments is not None:
                 self._start(max(1, threads // self.count))
             self.ranks = self.join(nccl=one_each(device, self.count))
-        self.ranks.told(key.encode(), patient=True)
-        if self.words is not None:
+        self.ranks.broadcast_bytes(key.encode(), patient=True)
+        if self.arguments is not None:
             torch.set_num_threads(max(1, threads // self.count))
         try:
             yield self.ranks
@@ -96,7 +96,7 @@ class Team:
 
     def keys(self, ranks: Ranks) -> Iterator[str]:
         """Yield the key of each network to learn, as the first process sends them."""
-        while key := ranks.told(b"", patient=True).decode():
+        while key := ranks.broadcast_bytes(b"", patient=True).decode():
             yield key
 
     def check(self, device: torch.device) -> None:
@@ -113,18 +113,18 @@ class Team:
         return own
 
     def join(self, nccl: bool) -> Ranks:
-        """Meet the other processes. With `nccl`, gradients on GPUs are exchanged through NCCL."""
+        """Join the other processes. With `nccl`, gradients on GPUs are exchanged through NCCL."""
         file = None
         if self.place is not None:
             file = self.place / "meeting"
             (self.place / f"{self.rank}.ready").touch()
-        ranks = meet(self.rank, self.count, file, self.why, nccl=nccl)
+        ranks = join_group(self.rank, self.count, file, self.failure_reason, nccl=nccl)
         self.stack.callback(dist.destroy_process_group)
         return ranks
 
     def _start(self, threads: int) -> None:
         """Start the other processes, and wait until they have read the data."""
-        assert self.words is not None
+        assert self.arguments is not None
         self.place = self.stack.enter_context(temporary())
         self.stack.callback(self._end)
         stay_inside()
@@ -133,7 +133,7 @@ class Team:
             with (self.place / f"{rank}.log").open("wb") as log:
                 self.others.append(
                     subprocess.Popen(
-                        command("lissom", *self.words),
+                        command("lissom", *self.arguments),
                         env=surroundings(**shared, **{RANK: str(rank)}),
                         stdin=subprocess.PIPE,  # closes when this process ends, however it ends
                         stdout=subprocess.DEVNULL,
@@ -143,7 +143,7 @@ class Team:
         places = [self.place / f"{rank}.ready" for rank in range(1, self.count)]
         while not all(place.exists() for place in places):
             if any(process.poll() is not None for process in self.others):
-                raise LissomError(self.why())
+                raise LissomError(self.failure_reason())
             time.sleep(0.05)
 
     def _end(self) -> None:
@@ -155,7 +155,7 @@ class Team:
             if process.stdin is not None:
                 process.stdin.close()
 
-    def why(self) -> str:
+    def failure_reason(self) -> str:
         """Return one line on which process does not answer, and why."""
         if self.rank:
             return "--processes: the first process has ended"
@@ -205,7 +205,7 @@ def one_each(device: torch.device, count: int) -> bool:
     return device.type == "cuda" and device.index is None and torch.cuda.device_count() >= here
 
 
-def team_of(processes: int, words: Sequence[str]) -> Team | None:
+def team_of(processes: int, arguments: Sequence[str]) -> Team | None:
     """Return the team of `--processes` or torchrun; None if this process learns alone."""
     if RANK in os.environ:
         threading.Thread(target=end_with_first, daemon=True).start()
@@ -220,7 +220,7 @@ def team_of(processes: int, words: Sequence[str]) -> Team | None:
         )
     if count > 1:
         return Team(count, rank=int(os.environ["RANK"]))
-    return Team(processes, words) if processes > 1 else None
+    return Team(processes, arguments) if processes > 1 else None
 
 
 def end_with_first() -> None:

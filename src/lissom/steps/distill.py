@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import LissomError, first_line
 from ..language.augmentation import Augmentations
-from ..language.method import arg, sum_of
+from ..language.method import arg
+from ..language.parse_methods import sum_of
 from ..learning.step import Learning
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Distill(Learning):
         """Compare with the teacher once, on two images, to find whatever cannot be compared."""
         import torch
 
-        from ..trees import called, mapped, shapes
+        from ..trees import mapped, run_on_copied_inputs, shapes
 
         super().rehearse(model, ctx)
         self._check_mixing(ctx.where)
@@ -96,7 +97,7 @@ class Distill(Learning):
         inputs, targets = ctx.labelled(2)[0]
         try:
             with torch.no_grad():
-                called(teacher.eval(), inputs)
+                run_on_copied_inputs(teacher.eval(), inputs)
         except LissomError as error:
             raise LissomError(f"{ctx.where}: {error}") from None
         except Exception as error:  # a network made for other images may raise anything
@@ -106,7 +107,7 @@ class Distill(Learning):
             ) from None
         compare = self._comparison(model, teacher, ctx)
         with torch.no_grad(), compare.watching():
-            compare.values(called(model.eval(), inputs), targets)
+            compare.values(run_on_copied_inputs(model.eval(), inputs), targets)
         return model
 
     def terms(self, where: str) -> list[Term]:
@@ -184,7 +185,7 @@ class Distill(Learning):
                 self.train_settings(self.epochs),
                 loss=value,
                 extra=compare.trained,
-                remembers=[compare.balance],
+                stateful=[compare.balance],
             )
         ctx.facts.update(compare.facts())
         return model

@@ -66,7 +66,7 @@ class Equalize(Step):
 
         from ..surgery.compare import gate_same
         from ..surgery.fold import fold_batchnorms
-        from ..surgery.plain_layers import settle_plain
+        from ..surgery.plain_layers import make_plain_and_note
         from ..surgery.quantization.bits import precision_of
         from ..surgery.quantization.equalize import equalize_pairs, pairs
         from ..surgery.quantization.smooth import smooth_network
@@ -75,7 +75,7 @@ class Equalize(Step):
         check_states(self, model, ctx.where)
         ctx = ctx.in_float32(model, double=False)
         ctx.finite(model)
-        settle_plain(model, ctx)
+        make_plain_and_note(model, ctx)
         before = copy.deepcopy(model)
         ctx.facts["folded"] = fold_batchnorms(model, ctx.example)
         linked = pairs(model, ctx.example)

@@ -42,13 +42,13 @@ class Fold(Step):
 
         from ..surgery.compare import gate_same
         from ..surgery.fold import fold_batchnorms
-        from ..surgery.plain_layers import settle_plain
+        from ..surgery.plain_layers import make_plain_and_note
         from ..surgery.states import check_states
 
         check_states(self, model, ctx.where)
         ctx = ctx.in_float32(model, double=False)
         ctx.finite(model)
-        settle_plain(model, ctx)
+        make_plain_and_note(model, ctx)
         before = copy.deepcopy(model)
         if not (done := fold_batchnorms(model, ctx.example)):
             ctx.notes.append(

@@ -95,7 +95,7 @@ class Mask(Step):
 
         import torch
 
-        from ..surgery.compare import difference
+        from ..surgery.compare import network_difference
         from ..surgery.layers import compress
         from ..surgery.patterns import Pattern
         from ..surgery.states import check_states
@@ -134,7 +134,7 @@ class Mask(Step):
                 held = layer.train().transformed()
                 wrong += int(((held == 0).cpu() != zeros[name]).sum())
         ctx.gate("zeros = chosen", wrong, 0)
-        ctx.gate("masked = zeroed", difference(before, model, images), 1e-6)
+        ctx.gate("masked = zeroed", network_difference(before, model, images), 1e-6)
         self.report(model, weights, left, ctx)
         return model
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import LissomError
-from ..language.method import arg, method_of
+from ..language.method import arg
+from ..language.parse_methods import method_of
 from ..language.step import Step
 
 if TYPE_CHECKING:
@@ -15,12 +16,12 @@ if TYPE_CHECKING:
     from ..language.context import Clock, Context
     from ..surgery.channels.budget import WidthSearch
     from ..surgery.channels.evidence import Labelled
-    from ..surgery.channels.groups import Groups
+    from ..surgery.channels.network_groups import NetworkGroups
     from ..trees import Tree
 
 
-# nobody would have pruned these anyway
-ASKED = ("an output of the network", "the input of the network", "keep='", "only='")
+# reasons that need no note: the user or the network's interface asks for them
+EXPECTED_REASONS = ("an output of the network", "the input of the network", "keep='", "only='")
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,9 @@ class Prune(Step):
         from ..surgery.coverage import tell_left_out
 
         remaining = 1.0  # fraction of what there was before the first round
-        for turn in range(1, self.rounds + 1):
-            share = 1 - (1 - self.amount * turn / self.rounds) / remaining
-            last = turn == self.rounds
+        for round_number in range(1, self.rounds + 1):
+            share = 1 - (1 - self.amount * round_number / self.rounds) / remaining
+            last = round_number == self.rounds
             if share > 0:  # earlier rounds may have removed more than their part
                 search = self.width_search(model, ctx, ctx.labelled(self.samples))
                 if self.of == "latency":
@@ -117,7 +118,7 @@ class Prune(Step):
         whole = {
             name: why
             for name, why in ctx.facts["left_whole"].items()
-            if not why.startswith((*ASKED, "in part: "))
+            if not why.startswith((*EXPECTED_REASONS, "in part: "))
         }
         cut = set[str]().union(*(group["layers"] for group in ctx.facts.get("groups", ())))
         tell_left_out(ctx, cut, whole, "whole")
@@ -130,7 +131,7 @@ class Prune(Step):
             )
         return model
 
-    def groups(self, model: nn.Module, ctx: Context) -> Groups:
+    def groups(self, model: nn.Module, ctx: Context) -> NetworkGroups:
         """Return the groups that can be cut, without those that `keep` and `only` leave whole.
 
         Raises LissomError if none is left.
@@ -138,15 +139,15 @@ class Prune(Step):
         from torch import nn
 
         from ..surgery.channels.group import layers_in
-        from ..surgery.channels.probe import cuttable
+        from ..surgery.channels.trial_cut import cuttable
         from ..surgery.names import matching
-        from ..surgery.plain_layers import settle_plain
+        from ..surgery.plain_layers import make_plain_and_note
         from ..surgery.states import check_states
 
         check_states(self, model, ctx.where)
-        settle_plain(model, ctx)
-        cuts = cuttable(model, ctx.example)
-        makers = layers_in(cuts.free, "out")  # of any kind
+        make_plain_and_note(model, ctx)
+        groups = cuttable(model, ctx.example)
+        makers = layers_in(groups.cuttable_groups, "out")  # of any kind
         layers = [
             name
             for name, m in model.named_modules()
@@ -155,29 +156,30 @@ class Prune(Step):
         ]
         keep = matching(layers, self.keep, f"{ctx.where}: keep")
         only = matching(layers, self.only, f"{ctx.where}: only") if self.only else set(layers)
-        free = []
-        for group in cuts.free:
+        allowed = []
+        for group in groups.cuttable_groups:
             of_group = set(group.layers("out"))
             if of_group & keep or not of_group & only:
-                cuts.left.update(
+                groups.left_whole.update(
                     dict.fromkeys(
                         of_group,
                         f"keep='{self.keep}'" if of_group & keep else f"only='{self.only}'",
                     )
                 )
             else:
-                free.append(group)
-        if not free:
-            reasons = "; ".join(f"{k}: {v}" for k, v in list(cuts.left.items())[:3])
+                allowed.append(group)
+        if not allowed:
+            reasons = "; ".join(f"{k}: {v}" for k, v in list(groups.left_whole.items())[:3])
             raise LissomError(
                 f"{ctx.where}: nothing in this network can be cut ({reasons or 'it has no layers'})"
             )
-        cut = layers_in(free, "out")
-        cuts.left = {
-            name: f"in part: {why}" if name in cut else why for name, why in cuts.left.items()
+        cut = layers_in(allowed, "out")
+        groups.left_whole = {
+            name: f"in part: {why}" if name in cut else why
+            for name, why in groups.left_whole.items()
         }
-        cuts.free = free
-        return cuts
+        groups.cuttable_groups = allowed
+        return groups
 
     def width_search(self, model: nn.Module, ctx: Context, labelled: Labelled) -> WidthSearch:
         """Find the groups that can be cut, rank their units, and return the widths to choose from."""
@@ -188,22 +190,22 @@ class Prune(Step):
         groups = self.groups(model, ctx)
         score = method_of("importance", self.by)
         loss = loss_of(model, ctx)
-        evidence = Evidence(model, groups.free, lambda: labelled, loss, ctx.seed)
+        evidence = Evidence(model, groups.cuttable_groups, lambda: labelled, loss, ctx.seed)
         scores = []
-        unranked = []
-        for group in groups.free:
+        ranked = []
+        errors = []
+        for group in groups.cuttable_groups:
             try:
                 scores.append(score(group, evidence).detach().cpu())
             except LissomError as error:
                 # such as a layer without a norm; other layers can still be ranked
-                unranked.append((group, error))
-        if not scores:
-            raise unranked[0][1]
-        for group, reason in unranked:
-            groups.left.update(dict.fromkeys(group.layers("out"), str(reason)))
-        groups.free = [
-            group for group in groups.free if group not in [other for other, _ in unranked]
-        ]
+                errors.append(error)
+                groups.left_whole.update(dict.fromkeys(group.layers("out"), str(error)))
+            else:
+                ranked.append(group)
+        if not ranked:
+            raise errors[0]
+        groups.cuttable_groups = ranked
         multiple = (
             self.multiple
             if isinstance(self.multiple, int)
@@ -212,19 +214,26 @@ class Prune(Step):
         first = first_widths(ctx)  # the floor is a fraction of the widths before the first round
         widths = [
             widths_of(group, multiple, self.floor * first.get(group.name, group.size) / group.size)
-            for group in groups.free
+            for group in groups.cuttable_groups
         ]
-        ctx.facts.update(multiple=multiple, left_whole=groups.left)
+        ctx.facts.update(multiple=multiple, left_whole=groups.left_whole)
         cost = (
-            self.clock(ctx).predictor(model, ctx.example, groups.free)
+            self.clock(ctx).predictor(model, ctx.example, groups.cuttable_groups)
             if self.of == "latency"
-            else cost_of(self.of, model, groups.free, ctx.example)
+            else cost_of(self.of, model, groups.cuttable_groups, ctx.example)
         )
-        chunks = width_steps_of(
-            scores, widths, groups.free, self.scope, cost if self.per == "cost" else None
+        steps = width_steps_of(
+            scores, widths, groups.cuttable_groups, self.scope, cost if self.per == "cost" else None
         )
         return WidthSearch(
-            groups.free, scores, widths, chunks, cost, groups.rounds, groups.decides, groups.sized
+            groups.cuttable_groups,
+            scores,
+            widths,
+            steps,
+            cost,
+            groups.uses_16_bits,
+            groups.makes_decisions,
+            groups.depends_on_size,
         )
 
     def cut(
@@ -253,14 +262,7 @@ class Prune(Step):
         most = search.max_removed
         grain = search.resolution(widths)
         if (removed == 0 and last and remaining == 1) or amount > most + grain:
-            least = min(
-                (
-                    search.removed([*search.full[:k], w[1], *search.full[k + 1 :]])
-                    for k, w in enumerate(search.widths)
-                    if len(w) > 1
-                ),
-                default=0.0,
-            )
+            least = search.min_removed
             raise LissomError(
                 f"{ctx.where}: {self.amount:.3g} of the {self.of} cannot be "
                 "removed; with multiple="
@@ -279,7 +281,7 @@ class Prune(Step):
 
         Return the fraction by which it fell.
         """
-        from ..surgery.channels.latency import NEAR, widths_for_latency
+        from ..surgery.channels.latency import LATENCY_TOLERANCE, widths_for_latency
 
         cut = widths_for_latency(model, search, amount, self.clock(ctx), ctx.example, ctx.where)
         # that before the first round
@@ -293,7 +295,7 @@ class Prune(Step):
             "after_ms": cut.after_ms,
             "measured": cut.measured,
         }
-        if abs(cut.removed - amount) > NEAR:
+        if abs(cut.removed - amount) > LATENCY_TOLERANCE:
             ctx.notes.append(
                 f"{ctx.where}: the latency fell by {cut.removed:.3f} instead of {amount:.3g}; no "
                 "cut that was measured came nearer"
@@ -333,7 +335,7 @@ def cut_and_compare(model: nn.Module, ctx: Context, search: WidthSearch, widths:
     channels zeroed.
     """
     from ..surgery.channels.slice import slice_channels, zero_channels
-    from ..surgery.compare import answers, gap
+    from ..surgery.compare import difference_from, record_outputs
     from ..surgery.small import smaller
 
     cut = search.cut(widths)
@@ -344,13 +346,15 @@ def cut_and_compare(model: nn.Module, ctx: Context, search: WidthSearch, widths:
     ]
     images = ctx.batch(8)
     # small images prove the same in less time
-    if not search.sized and (small := smaller(images)) is not None:
+    if not search.depends_on_size and (small := smaller(images)) is not None:
         images = small
     zero_channels(model, cut)  # the reference, computed before the same channels are removed
-    wanted = answers(*shown(model, images, search.rounds), decides=search.decides)
+    model_and_images = in_comparison_precision(model, images, search.uses_16_bits)
+    wanted = record_outputs(*model_and_images, record_decisions=search.makes_decisions)
     slice_channels(model, cut)
     try:
-        difference = gap(wanted, *shown(model, images, search.rounds))
+        model_and_images = in_comparison_precision(model, images, search.uses_16_bits)
+        difference = difference_from(wanted, *model_and_images)
     except Exception as error:
         # whatever the user's forward raises on a width that no trial used
         raise LissomError(
@@ -361,8 +365,10 @@ def cut_and_compare(model: nn.Module, ctx: Context, search: WidthSearch, widths:
     ctx.gate("sliced = masked", difference, 1e-3)
 
 
-def shown(model: nn.Module, images: Tree, rounds: bool) -> tuple[nn.Module, Tree]:
-    """Return the network and its inputs for a comparison: in float64 if its forward `rounds` to 16
+def in_comparison_precision(
+    model: nn.Module, images: Tree, uses_16_bits: bool
+) -> tuple[nn.Module, Tree]:
+    """Return the network and its inputs for a comparison: in float64 if its forward rounds to 16
     bits, as autocast does.
     """
     import copy
@@ -371,4 +377,6 @@ def shown(model: nn.Module, images: Tree, rounds: bool) -> tuple[nn.Module, Tree
 
     from ..trees import in_float
 
-    return (copy.deepcopy(model).double(), in_float(images, float64)) if rounds else (model, images)
+    if not uses_16_bits:
+        return model, images
+    return copy.deepcopy(model).double(), in_float(images, float64)

@@ -32,6 +32,8 @@ CLUSTERED = (
     "the weights are clustered, and the values of a codebook can only be rounded to the nearest; "
     "leave rounding= out"
 )
+DEFAULT_STEPS = 500
+Conflict = tuple[str, str]  # a setting that has no effect beside the others, and why
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,10 @@ class Quantize(Step):
         "nearest; learned = AdaRound; blocks = AdaRound per residual block (BRECQ)", "nearest"
     )
     steps: int = arg(
-        "updates for each layer or block whose rounding is learned", 500, low=1, high=1_000_000
+        "updates for each layer or block whose rounding is learned",
+        DEFAULT_STEPS,
+        low=1,
+        high=1_000_000,
     )
     correct: bool | None = arg(
         "bias correction: undo the shift of each output's mean; None = linear layers of networks "
@@ -135,48 +140,79 @@ class Quantize(Step):
                 'quantize("auto", size=0.15); other weights take neither'
             )
         if conflict := self.conflict():
-            raise LissomError(f"quantize({conflict}")
+            setting, reason = conflict
+            raise LissomError(f"quantize({setting}): {reason}")
 
     def refuses(self, earlier: tuple[Step, ...]) -> str | None:
         if self.rounding != "nearest" and any(step.leaves == "cluster" for step in earlier):
             return CLUSTERED
         return super().refuses(earlier)
 
-    def conflict(self) -> str | None:
-        """Return which setting has no effect beside the others, and the cure, or None."""
-        grid, own = (text and grid_of(text).name() for text in (self.grid, self.inputs_grid))
-        if self.weights in ("ternary", "binary") and grid not in (None, self.weights):
-            return (
-                f'grid="{self.grid}"): weights of "{self.weights}" are a grid of their own, which '
+    def conflict(self) -> Conflict | None:
+        """Return the first setting that has no effect beside the others, and why; None if all do."""
+        return (
+            self._grid_conflict()
+            or self._rounding_conflict()
+            or self._integer_conflict()
+            or self._dynamic_conflict()
+        )
+
+    def _grid_conflict(self) -> Conflict | None:
+        """Return a grid or a range for values whose bits leave no choice of it."""
+        weights_grid, inputs_grid = (
+            text and grid_of(text).name() for text in (self.grid, self.inputs_grid)
+        )
+        if self.weights in ("ternary", "binary") and weights_grid not in (None, self.weights):
+            return f'grid="{self.grid}"', (
+                f'weights of "{self.weights}" are a grid of their own, which '
                 f'grid="{self.weights}(...)" sets up; inputs_grid= is for inputs'
             )
-        if isinstance(self.inputs, str) and own not in (None, self.inputs):
-            return (
-                f'inputs_grid="{self.inputs_grid}"): inputs of "{self.inputs}" are a grid of their own, '
+        if isinstance(self.inputs, str) and inputs_grid not in (None, self.inputs):
+            return f'inputs_grid="{self.inputs_grid}"', (
+                f'inputs of "{self.inputs}" are a grid of their own, '
                 f'which inputs_grid="{self.inputs}(...)" sets up'
             )
         if self.inputs == 32 and (self.inputs_grid or self.range):
-            word = "inputs_grid" if self.inputs_grid else "range"
-            return f'{word}="{getattr(self, word)}"): inputs of 32 bits are not rounded; 1 to 8 bits fit'
+            name = "inputs_grid" if self.inputs_grid else "range"
+            reason = "inputs of 32 bits are not rounded; 1 to 8 bits fit"
+            return f'{name}="{getattr(self, name)}"', reason
+        return None
+
+    def _rounding_conflict(self) -> Conflict | None:
+        """Return a setting that would learn or correct a rounding that there is not."""
         if self.weights == 32 and (self.rounding != "nearest" or self.correct):
-            word = "correct=True" if self.correct else f'rounding="{self.rounding}"'
-            return f"{word}): weights of 32 bits are not rounded; 2 to 8 bits fit"
-        if self.rounding == "nearest" and self.steps != 500:
-            return f'steps={self.steps}): the nearest value needs none; rounding="learned" and "blocks" do'
+            setting = "correct=True" if self.correct else f'rounding="{self.rounding}"'
+            return setting, "weights of 32 bits are not rounded; 2 to 8 bits fit"
+        if self.rounding == "nearest" and self.steps != DEFAULT_STEPS:
+            reason = 'the nearest value needs none; rounding="learned" and "blocks" do'
+            return f"steps={self.steps}", reason
+        return None
+
+    def _integer_conflict(self) -> Conflict | None:
+        """Return a setting for integers of which no layer has any."""
         weights, inputs = self.precisions()
         ends = [at_least(weights, bits) for bits in (self.first, self.last)]
         if self.reduce_range and (
             inputs is None or all(found is None or found.bits != 8 for found in (weights, *ends))
         ):
-            return "reduce_range=True): no layer has integers of 8 bits for weights and integers for inputs"
+            reason = "no layer has integers of 8 bits for weights and integers for inputs"
+            return "reduce_range=True", reason
+        grid = self.grid and grid_of(self.grid).name()
         if self.weights == 32 and grid and (inputs is None or grid != inputs.grid.name()):
-            return f'grid="{self.grid}"): weights of 32 bits are not rounded; inputs_grid= is for inputs'
-        if self.at_run_time and self.weights == 32:
+            reason = "weights of 32 bits are not rounded; inputs_grid= is for inputs"
+            return f'grid="{self.grid}"', reason
+        return None
+
+    def _dynamic_conflict(self) -> Conflict | None:
+        """Return a setting that ranges found at run time leave no use for."""
+        if not self.at_run_time:
+            return None
+        if self.weights == 32:
             cure = 'integers fit, as in quantize(8, "dynamic")'
-            return f'inputs="dynamic"): weights of 32 bits were given; {cure}'
-        if self.at_run_time and self.range is not None:
-            why = 'ranges are found at each call with inputs="dynamic"'
-            return f'range="{self.range}"): {why}; leave range out'
+            return 'inputs="dynamic"', f"weights of 32 bits were given; {cure}"
+        if self.range is not None:
+            reason = 'ranges are found at each call with inputs="dynamic"; leave range out'
+            return f'range="{self.range}"', reason
         return None
 
     @property
@@ -192,32 +228,32 @@ class Quantize(Step):
 
     def weight_precision(self, bits: int | str) -> Precision | None:
         """Return the precision of weights with a number of bits, None for 32."""
-        own = self.grid if self.grid is not None and grid_of(self.grid).of_weights else None
-        return precision_of(8 if bits == "auto" else bits, own, "weights", "quantize(grid=...)")
+        grid = self.grid if self.grid is not None and grid_of(self.grid).of_weights else None
+        return precision_of(8 if bits == "auto" else bits, grid, "weights", "quantize(grid=...)")
 
     def precisions(self) -> tuple[Precision | None, Precision | None]:
         """Return the precisions of weights and of inputs; None for 32 bits."""
-        shared = None
+        shared_grid = None
         if self.grid is not None and self.inputs not in ("binary", "ternary", 32):
             grid = grid_of(self.grid)
             if grid.for_inputs_too and not (grid.below_8_bits and self.inputs == 8):
-                shared = self.grid
-        own = self.inputs_grid or shared
-        inputs = precision_of(self.inputs, own, "inputs", "quantize(inputs_grid=...)")
+                shared_grid = self.grid
+        inputs_grid = self.inputs_grid or shared_grid
+        inputs = precision_of(self.inputs, inputs_grid, "inputs", "quantize(inputs_grid=...)")
         return self.weight_precision(self.weights), inputs
 
     def choices(self) -> dict[int, Precision | None]:
         """Return the precisions that weights="auto" chooses from, by their bits."""
-        from ..surgery.quantization.mixed import CHOICES
+        from ..surgery.quantization.mixed import BIT_CHOICES
 
-        grids = {str(bits): self.weight_precision(bits) for bits in CHOICES}
+        grids = {str(bits): self.weight_precision(bits) for bits in BIT_CHOICES}
         inputs: Precisions = dict.fromkeys(grids, self.precisions()[1])
         safe = without_saturation(grids, inputs, self.reduce_range)
         return {int(bits): grid for bits, grid in safe.items()}
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Rehearse with rounding to the nearest: an untrained network has no accuracy to recover."""
-        plain = replace(self, rounding="nearest", correct=False, steps=500)
+        plain = replace(self, rounding="nearest", correct=False, steps=DEFAULT_STEPS)
         return (replace(plain, weights=8, drop=None) if self.drop is not None else plain)(
             model, ctx
         )
@@ -226,12 +262,11 @@ class Quantize(Step):
         import copy
 
         from ..surgery.coverage import tell_left_out
-        from ..surgery.quantization.moved import check_moved
+        from ..surgery.quantization.float_sites import without_float_sites
+        from ..surgery.quantization.output_shift import check_output_shift
         from ..surgery.quantization.prepare import insert_rounding
         from ..surgery.quantization.recover import recover
-        from ..surgery.quantization.settled import Ranges
-        from ..surgery.quantization.uneven import even_flow
-        from ..surgery.quantization.unreached import reached_flow
+        from ..surgery.quantization.site_ranges import SiteRanges
         from ..trees import first, length
 
         if self.rounds_nothing:
@@ -243,25 +278,24 @@ class Quantize(Step):
         ctx.finite(model)
         batches = self.calibration_batches(ctx)
         samples = sum(map(length, batches))
-        model, wires, left = self.quantizable(model, batches, ctx)
+        model, flow, left = self.quantizable(model, batches, ctx)
         before = copy.deepcopy(model)
-        seen = self.ranges_seen(model, batches, wires)
-        wires, unseen = reached_flow(wires.without(wires.apart), seen, ctx)
-        wires, apart = even_flow(wires, seen, ctx)
-        plan = self.plan(model, wires, left, ctx, [*unseen, *apart])
-        ranges = Ranges(seen, wires, ctx, self.range, samples, self.samples)
+        seen = self.ranges_seen(model, batches, flow)
+        flow, float_inputs = without_float_sites(flow, seen, ctx)
+        plan = self.plan(model, flow, left, ctx, float_inputs)
+        ranges = SiteRanges(seen, flow, ctx, self.range, samples, self.samples)
         bounds_of = cache(ranges.of)
         if self.weights == "auto":
             from ..surgery.quantization.mixed import Mixture, mix_bits
 
             mixture = Mixture(plan, model, ctx, self.choices(), self.size, self.drop)
-            mix_bits(mixture, wires, batches[0], bounds_of, self.weight_precision)
-        quantized, bounds = insert_rounding(model, wires, plan, bounds_of)
+            mix_bits(mixture, flow, batches[0], bounds_of, self.weight_precision)
+        quantized, bounds = insert_rounding(model, flow, plan, bounds_of)
         ranges.note_unsettled()
-        recover(quantized.eval(), before, wires, batches, ctx, self)
+        recover(quantized.eval(), before, flow, batches, ctx, self)
         eight = self.weights == self.inputs == 8
-        check_moved(before, quantized.eval(), first(batches[0], 32), ctx, eight=eight)
-        rounded = sum(any((layer.rounding, layer.own, layer.feed)) for layer in quantized.layers())
+        check_output_shift(before, quantized.eval(), first(batches[0], 32), ctx, eight=eight)
+        rounded = sum(layer.has_rounding for layer in quantized.layers())
         tell_left_out(ctx, rounded, left)
         ctx.facts.update(
             quantized=rounded, layers=plan.rows(), left_float=left, ranges=bounds, images=samples
@@ -269,16 +303,16 @@ class Quantize(Step):
         return quantized.eval()
 
     def ranges_seen(
-        self, model: nn.Module, batches: list[Tree], wires: DataFlow
+        self, model: nn.Module, batches: list[Tree], flow: DataFlow
     ) -> dict[str, RangeStats]:
         """Return the statistics of every site; none if inputs stay float or ranges are dynamic."""
         from ..surgery.quantization.calibrate import observe_ranges
 
         if self.at_run_time or self.inputs == 32:
             return {}
-        calls = wires.calls
+        calls = flow.calls
         return observe_ranges(
-            model, batches, wires.sites, wires.lost, calls=calls, by_module=not calls
+            model, batches, flow.sites, flow.layers_without_site, calls=calls, by_module=not calls
         )
 
     def calibration_batches(self, ctx: Context) -> list[Tree]:
@@ -314,25 +348,27 @@ class Quantize(Step):
     def plan(
         self,
         model: nn.Module,
-        wires: DataFlow,
+        flow: DataFlow,
         left: dict[str, str],
         ctx: Context,
-        apart: list[str],
+        float_inputs: list[str],
     ) -> PrecisionPlan:
-        """Return the precision of every layer and site; inputs of the layers `apart` stay float."""
+        """Return the precision of every layer and site; `float_inputs` are layers that read floats."""
         from torch import nn
 
-        from ..surgery.coverage import AT_RUN_TIME, chosen
+        from ..surgery.coverage import AT_RUN_TIME, choose_by_patterns
         from ..surgery.quantization.layer_bits import layer_precisions
         from ..surgery.quantization.quantizable import quantizable_layers
 
-        layers = quantizable_layers(model, wires, left, ctx.where)
-        wanted = chosen(layers, left, self.only, self.keep, ctx.where)
+        layers = quantizable_layers(model, flow, left, ctx.where)
+        wanted = choose_by_patterns(layers, left, self.only, self.keep, ctx.where)
         weights, inputs = layer_precisions(layers, self.precisions(), self.first, self.last, left)
-        inputs.update(dict.fromkeys(apart))
+        inputs.update(dict.fromkeys(float_inputs))
         if self.at_run_time:
             others = [
-                name for name in wanted if not isinstance(layers[name], (nn.Linear, nn.Embedding))
+                name
+                for name, layer in layers.items()
+                if name in wanted and not isinstance(layer, (nn.Linear, nn.Embedding))
             ]
             left.update(dict.fromkeys(others, AT_RUN_TIME))
             wanted -= set(others)
@@ -353,4 +389,4 @@ class Quantize(Step):
         if self.inputs not in (32, "binary") and not self.at_run_time:
             grid = grid_of(self.grid or "uniform")
             rest = Precision(grid if grid.anywhere else grid_of("uniform"), 8)
-        return plan_precision(safe, inputs, wires, rest)
+        return plan_precision(safe, inputs, flow, rest)

@@ -74,12 +74,12 @@ class Sparsify(Learning):
         return super().rehearse(model, ctx)
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
-        grown = Grown(ctx.updates(self.epochs, self.batch))
-        price, sizes = (
-            self._slimming(model, ctx) if self.on == "bn" else self._lasso(model, ctx, grown)
+        schedule = PenaltySchedule(ctx.updates(self.epochs, self.batch))
+        penalty, sizes = (
+            self._slimming(model, ctx) if self.on == "bn" else self._lasso(model, ctx, schedule)
         )
         before = sizes()
-        ctx.learn(model, self.train_settings(self.epochs), terms=(price,), remembers=[grown])
+        ctx.learn(model, self.train_settings(self.epochs), terms=(penalty,), stateful=[schedule])
         ctx.facts["sparsified"] = {
             "of": "|gamma|" if self.on == "bn" else "norm of a channel",
             **histogram(before, sizes()),
@@ -93,13 +93,13 @@ class Sparsify(Learning):
 
         scales = self._scales(model, ctx)
 
-        def price(_: nn.Module, __: Batch) -> Tensor:
+        def penalty(_: nn.Module, __: Batch) -> Tensor:
             return self.weight * stack([s.abs().sum() for s in scales]).sum()
 
-        return price, lambda: cat([s.detach().abs().cpu() for s in scales])
+        return penalty, lambda: cat([s.detach().abs().cpu() for s in scales])
 
     def _lasso(
-        self, model: nn.Module, ctx: Context, grown: Grown
+        self, model: nn.Module, ctx: Context, schedule: PenaltySchedule
     ) -> tuple[Callable[..., Tensor], Callable[[], Tensor]]:
         from torch import cat, stack
 
@@ -110,21 +110,26 @@ class Sparsify(Learning):
         def squares() -> list[Tensor]:
             return [group.sums(tensors, roles, 2) for group in groups]
 
-        def price(_: nn.Module, batch: Batch) -> Tensor:
+        def penalty(_: nn.Module, batch: Batch) -> Tensor:
             sums = squares()
             if self.on == "group":
                 return self.weight * stack([s.clamp_min(1e-12).sqrt().sum() for s in sums]).sum()
-            progress = grown.progress(batch.share)
-            return self.weight * progress / 2 * stack([(s * lag(s)).sum() for s in sums]).sum()
+            progress = schedule.progress(batch.share)
+            return (
+                self.weight
+                * progress
+                / 2
+                * stack([(s * relative_gap(s)).sum() for s in sums]).sum()
+            )
 
-        return price, lambda: cat([s.detach().sqrt().cpu() for s in squares()])
+        return penalty, lambda: cat([s.detach().sqrt().cpu() for s in squares()])
 
     def _groups(self, model: nn.Module, ctx: Context) -> list[Group]:
-        from ..surgery.channels.probe import cuttable
+        from ..surgery.channels.trial_cut import cuttable
         from ..surgery.states import check_states
 
         check_states(self, model, ctx.where)
-        groups = cuttable(model, ctx.example).free
+        groups = cuttable(model, ctx.example).cuttable_groups
         if not groups:
             raise LissomError(
                 f"{ctx.where}: no channels of this network can be pruned, so there is nothing to "
@@ -151,7 +156,7 @@ class Sparsify(Learning):
         return scales
 
 
-class Grown:
+class PenaltySchedule:
     """The progress of a growing penalty: from 0 to 1 over a number of updates."""
 
     def __init__(self, steps: int) -> None:
@@ -172,7 +177,7 @@ class Grown:
         self.taken = memory
 
 
-def lag(squares: Tensor) -> Tensor:
+def relative_gap(squares: Tensor) -> Tensor:
     """Return each norm's relative gap to the largest: 0 for the largest, 1 for the smallest."""
     norms = squares.detach().sqrt()
     return (norms.max() - norms) / (norms.max() - norms.min()).clamp_min(1e-12)

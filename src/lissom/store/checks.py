@@ -23,7 +23,7 @@ from ..errors import LissomError
 
 MOST_BYTES = 16 << 20  # of a file of JSON
 MOST_DEPTH = 32
-LARGEST = 2**63
+MAX_INTEGER = 2**63
 MISSING: Any = object()  # as default: the field is required
 LEFT_OUT: Any = object()  # as default: the field may be missing, and then stays missing
 
@@ -150,7 +150,7 @@ def _of_64_bits(level: list[Any]) -> None:
         if not (
             math.isfinite(found)
             if type(found) is float
-            else type(found) is not int or abs(found) <= LARGEST
+            else type(found) is not int or abs(found) <= MAX_INTEGER
         ):
             raise Wrong("JSON", "finite numbers of 64 bits", found)
 
@@ -158,7 +158,7 @@ def _of_64_bits(level: list[Any]) -> None:
 # checks
 
 
-def number(low: float = -LARGEST, high: float = LARGEST, what: str = "a number") -> Check:
+def number(low: float = -MAX_INTEGER, high: float = MAX_INTEGER, what: str = "a number") -> Check:
     """Accept a finite number from `low` to `high`."""
 
     def check(value: Any) -> Any:
@@ -171,7 +171,7 @@ def number(low: float = -LARGEST, high: float = LARGEST, what: str = "a number")
     return check
 
 
-def whole(low: int = 0, high: int = LARGEST) -> Check:
+def whole(low: int = 0, high: int = MAX_INTEGER) -> Check:
     """Accept an integer from `low` to `high`."""
 
     def check(value: Any) -> Any:

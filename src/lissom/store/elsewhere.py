@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import LissomError, first_line
 from .checks import is_regular
-from .manifest import NAME, PLAIN, manifest, own_record, wrong
+from .manifest import NAME, PLAIN, first_changed_file, manifest, record_unchanged
 from .record import KEY
 from .store import Store
 
@@ -64,7 +64,7 @@ def pull(store: Store, url: str, say: Callable[[str], None]) -> list[str]:
                     say(f"{key}: left out; {error}")
                     continue
             taken.append(key)
-            if not store.own(key):
+            if not store.is_trusted(key):
                 say(f"{key}: it is not signed by you; `lissom store --trust` signs it")
     return taken
 
@@ -81,9 +81,9 @@ def check(folder: Path, key: str) -> None:
     sealed = manifest(folder, key)
     if sealed is None or sealed.name != key:
         raise LissomError("its checksums are those of another entry")
-    if (bad := wrong(folder, sealed)) is not None:
-        raise LissomError(f"{bad} is not what was written")
-    if not own_record(sealed, folder):
+    if (changed := first_changed_file(folder, sealed)) is not None:
+        raise LissomError(f"{changed} is not what was written")
+    if not record_unchanged(sealed, folder):
         raise LissomError("record.json is not what was written")
 
 

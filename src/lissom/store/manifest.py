@@ -41,13 +41,13 @@ HASHED: dict[tuple[int, ...], str] = {}  # digests of files that this process ha
 
 @dataclass(frozen=True)
 class Manifest:
-    """The checksums of a sealed folder, by file, and whether this user signed them (`own`)."""
+    """The checksums of a sealed folder, by file. `own_signature`: this user signed them."""
 
     name: str
     files: dict[str, str]
     record: dict[str, Any]  # names of the sealed fields, and their SHA-256
     code: str | None  # the SHA-256 of the path of the code that the entry names
-    own: bool
+    own_signature: bool
 
 
 def seal(folder: Path, name: str) -> None:
@@ -91,15 +91,17 @@ def manifest(folder: Path, name: str) -> Manifest | None:
         ):
             return None
         key = user_key() if isinstance(signed, str) else None
-        own = (
+        own_signature = (
             bool(key) and same(signature(facts, key or b""), str(signed)) and facts["name"] == name
         )
-        return Manifest(str(facts["name"]), files, record, facts["code"], own)
+        return Manifest(str(facts["name"]), files, record, facts["code"], own_signature)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def wrong(folder: Path, sealed: Manifest, names: Iterable[str] | None = None) -> str | None:
+def first_changed_file(
+    folder: Path, sealed: Manifest, names: Iterable[str] | None = None
+) -> str | None:
     """Return the first file (of `names` if given) that differs from its checksum, or None."""
     return next(
         (
@@ -124,16 +126,20 @@ def checked(folder: Path) -> Iterator[None]:
         yield
         return
     with ThreadPoolExecutor(1) as pool:
-        found = pool.submit(wrong, folder, sealed, ("structure.json", "model.safetensors"))
+        found = pool.submit(
+            first_changed_file, folder, sealed, ("structure.json", "model.safetensors")
+        )
         try:
             yield
         except Exception:
-            refuse(folder, found.result())  # a damaged file explains more than its consequences
+            raise_if_damaged(
+                folder, found.result()
+            )  # a damaged file explains more than its consequences
             raise
-    refuse(folder, found.result())
+    raise_if_damaged(folder, found.result())
 
 
-def refuse(folder: Path, name: str | None) -> None:
+def raise_if_damaged(folder: Path, name: str | None) -> None:
     """Raise LissomError for a damaged file of an entry; None means that there is none."""
     if name is not None:
         raise LissomError(
@@ -142,7 +148,7 @@ def refuse(folder: Path, name: str | None) -> None:
         )
 
 
-def own_record(sealed: Manifest, folder: Path) -> bool:
+def record_unchanged(sealed: Manifest, folder: Path) -> bool:
     """Return whether the sealed fields of an entry's record are unchanged."""
     fields = sealed.record["fields"]
     record = record_in(folder)

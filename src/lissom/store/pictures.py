@@ -168,11 +168,11 @@ def colours(value: Any) -> Any:
     return value
 
 
-def few(value: Any) -> Any:
+def few_answers(value: Any) -> Any:
     """Accept a list of at most MOST_SAMPLES answers."""
     if type(value) is list and len(value) > MOST_SAMPLES:
         raise Wrong("", f"at most {MOST_SAMPLES} samples", len(value))
     return listing(fields(caption=caption, wrong=(maybe(flag), None)))(value)
 
 
-CAPTIONS = fields(colours=(colours, dict), rows=mapping(few))
+CAPTIONS = fields(colours=(colours, dict), rows=mapping(few_answers))

@@ -16,8 +16,8 @@ from typing import Annotated, Any, get_origin, get_type_hints
 
 from ..errors import LissomError
 from .checks import (
-    LARGEST,
     LEFT_OUT,
+    MAX_INTEGER,
     MISSING,
     Wrong,
     anything,
@@ -193,7 +193,7 @@ class Record:
     before: Annotated[str | None, maybe(key_text), None]
     recipe: Annotated[str, text]
     step: Annotated[str, text, ""]
-    seed: Annotated[int, whole(-LARGEST)]
+    seed: Annotated[int, whole(-MAX_INTEGER)]
     task: Annotated[TaskSummary, fields(**checks_of(TaskSummary))]
     sizes: Annotated[dict[str, int], SIZES, LEFT_OUT]
     float: Annotated[Network, fields(**checks_of(Network))]

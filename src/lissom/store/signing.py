@@ -19,7 +19,7 @@ from platformdirs import user_config_path
 
 from ..errors import LissomError
 
-BYTES = 32
+KEY_BYTES = 32
 
 
 def key_path() -> Path:
@@ -40,9 +40,9 @@ def user_key(*, make: bool = True) -> bytes | None:
         found = path.read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         return None
-    if len(found) != 2 * BYTES or not all(digit in "0123456789abcdef" for digit in found):
+    if len(found) != 2 * KEY_BYTES or not all(digit in "0123456789abcdef" for digit in found):
         raise LissomError(
-            f"{path}: expected {2 * BYTES} hexadecimal digits, got something else; "
+            f"{path}: expected {2 * KEY_BYTES} hexadecimal digits, got something else; "
             "delete it, and "
             "`lissom store --trust` signs what you have with a new key"
         )
@@ -57,7 +57,7 @@ def _make(path: Path) -> None:
         with os.fdopen(
             os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii"
         ) as file:
-            file.write(secrets.token_hex(BYTES) + "\n")
+            file.write(secrets.token_hex(KEY_BYTES) + "\n")
             file.flush()
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):

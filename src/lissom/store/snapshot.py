@@ -22,11 +22,11 @@ from ..surgery import layers
 from ..surgery.by_tensor import ByTensor
 from ..surgery.channels import attention
 from ..surgery.channels.windows import PartitionAttention, WindowAttention, becomes
-from ..surgery.fold import Rest, StandIn, kind_of_norm, taken_out
+from ..surgery.fold import Rest, StandIn, kind_of_norm, replace_norm_by_stand_in
 from ..surgery.plain_attention import PlainAttention, separate
 from ..surgery.plain_layers import become_plain
 from ..surgery.quantization import layers as quantized
-from ..surgery.quantization.layers import FEW, QuantizedLayer
+from ..surgery.quantization.layers import MAX_PACKED_BITS, QuantizedLayer
 from ..surgery.quantization.network import QuantizedNetwork
 from ..surgery.quantization.rounding import Rounding
 from ..surgery.quantization.sites import kind_of
@@ -50,10 +50,10 @@ WIDTHS = (
     "num_channels",
     "num_parameters",
     "input_size",
-    *attention.HEADS,
-    *attention.WIDTHS,
+    *attention.HEAD_COUNT_ATTRIBUTES,
+    *attention.WIDTH_ATTRIBUTES,
 )
-WRONG = (
+MISFIT_ERRORS = (  # what PyTorch and Python raise if the files do not fit the network
     LookupError,
     TypeError,
     ValueError,
@@ -62,7 +62,7 @@ WRONG = (
     RuntimeError,
     ArithmeticError,
 )
-OURS: tuple[type[nn.Module], ...] = (
+LISSOM_CLASSES: tuple[type[nn.Module], ...] = (
     nn.Identity,
     Rest,
     *layers.COMPRESSED.values(),
@@ -72,7 +72,7 @@ OURS: tuple[type[nn.Module], ...] = (
     PartitionAttention,
     PlainAttention,
 )
-CLASSES = {kind.__name__: kind for kind in OURS}
+CLASSES = {kind.__name__: kind for kind in LISSOM_CLASSES}
 
 
 def is_width(value: object) -> bool:
@@ -169,12 +169,12 @@ def read_structure(folder: Path) -> dict[str, Any]:
     return reader.read_structure(folder, tuple(CLASSES), (*WIDTHS, "kept"))
 
 
-def few_bits(folder: Path) -> bool:
+def has_packable_weights(folder: Path) -> bool:
     """Return whether a saved network has weights of 4 bits or fewer, which some formats pack."""
     return any(
         facts["quantized"]
         and facts["quantized"]["rounding"]
-        and facts["quantized"]["rounding"]["bits"] <= FEW
+        and facts["quantized"]["rounding"]["bits"] <= MAX_PACKED_BITS
         for facts in read_structure(folder)["layers"].values()
     )
 
@@ -201,46 +201,22 @@ def restore(model: nn.Module | Callable[[], nn.Module], folder: str | Path) -> n
         network = model if isinstance(model, nn.Module) else model()
         try:
             return _restored(network, folder)
-        except WRONG as error:
-            said = " ".join(str(error).split())[:200] or type(error).__name__
+        except MISFIT_ERRORS as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise LissomError(
-                f"load: {folder} does not fit the network built ({said}); was it "
+                f"load: {folder} does not fit the network built ({reason}); was it "
                 "built the same way?"
             ) from error
 
 
 def _restored(model: nn.Module, folder: Path) -> nn.Module:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     structure = read_structure(folder)
-    try:
-        if not stat.S_ISREG(os.lstat(folder / "model.safetensors").st_mode):
-            raise OSError("a link or a device, not a file")
-        tensors = load_file(folder / "model.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise LissomError(f"load: {folder}/model.safetensors cannot be read ({error})") from None
+    tensors = _read_tensors(folder)
     if structure["quantized"]:
         model = QuantizedNetwork(model, **structure["quantized"])
-    for name, facts in structure["layers"].items():
-        if facts["class"] == "PlainAttention":
-            _separate(_found(model, name, folder))
-    for name, facts in structure["layers"].items():
-        if "geometry" in facts:
-            _plain(_found(model, name, folder), facts["geometry"], name, tensors)
-    _transform(model, structure["layers"], folder)
-    if isinstance(model, QuantizedNetwork):
-        for name, facts in structure["layers"].items():
-            if facts["quantized"]:
-                _quantize(model, _found(model, name, folder), facts, folder)
-    for name, facts in structure["layers"].items():
-        _reshape(model, _found(model, name, folder), facts)
+    _rebuild_layers(model, structure["layers"], tensors, folder)
     _fill(model, tensors, set(structure["buffers"]), f"load: {folder}")
-    for name, layer in model.named_modules():
-        if said := misfit(layer):
-            raise LissomError(
-                f"load: {folder}: the widths of {name} are not those of its tensors ({said:.200})"
-            )
+    _check_widths(model, folder)
     for layer in model.modules():
         if isinstance(layer, layers.CompressedLayer):
             layer.transformed()
@@ -249,7 +225,54 @@ def _restored(model: nn.Module, folder: Path) -> nn.Module:
     return model.eval()
 
 
-def _found(model: nn.Module, name: str, folder: Path) -> nn.Module:
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Read model.safetensors. Raises LissomError if it is a link or cannot be read."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if not stat.S_ISREG(os.lstat(folder / WEIGHTS).st_mode):
+            raise OSError("a link or a device, not a file")
+        return load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise LissomError(f"load: {folder}/{WEIGHTS} cannot be read ({error})") from None
+
+
+def _rebuild_layers(
+    model: nn.Module, rows: dict[str, dict[str, Any]], tensors: dict[str, Tensor], folder: Path
+) -> None:
+    """Give the layers of a freshly built network the classes, transforms, rounding and widths that
+    were saved, without tensors.
+
+    The order matters. Attention is split first, because later rows name its linear layers. Layers
+    with their own forward become plain ones next, because only plain layers are transformed or
+    rounded. Widths come last: they take out batch-norms, and quantized layers name these.
+    """
+    for name, facts in rows.items():
+        if facts["class"] == "PlainAttention":
+            _separate(_layer_named(model, name, folder))
+    for name, facts in rows.items():
+        if "geometry" in facts:
+            _plain(_layer_named(model, name, folder), facts["geometry"], name, tensors)
+    _transform(model, rows, folder)
+    if isinstance(model, QuantizedNetwork):
+        for name, facts in rows.items():
+            if facts["quantized"]:
+                _quantize(model, _layer_named(model, name, folder), facts, folder)
+    for name, facts in rows.items():
+        _reshape(model, _layer_named(model, name, folder), facts)
+
+
+def _check_widths(model: nn.Module, folder: Path) -> None:
+    """Raise LissomError if the widths of a layer are not those of its tensors."""
+    for name, layer in model.named_modules():
+        if reason := misfit(layer):
+            raise LissomError(
+                f"load: {folder}: the widths of {name} are not those of its tensors ({reason:.200})"
+            )
+
+
+def _layer_named(model: nn.Module, name: str, folder: Path) -> nn.Module:
     try:
         return model.get_submodule(name)
     except AttributeError:
@@ -294,17 +317,17 @@ def _plain(
 
 def _quantize(model: nn.Module, layer: nn.Module, facts: dict[str, Any], folder: Path) -> None:
     """Turn a layer into a quantized one; its tensors are filled in later."""
-    said = facts["quantized"]
+    settings = facts["quantized"]
     _become(layer, facts["class"])
     assert isinstance(layer, QuantizedLayer)
-    norm = _found(model, said["norm"], folder) if said["norm"] else None
+    norm = _layer_named(model, settings["norm"], folder) if settings["norm"] else None
     assert norm is None or isinstance(norm, nn.modules.batchnorm._BatchNorm)
-    layer.prepare(norm, said["norm"])
-    layer.site = said["site"]
-    layer.again = said["again"]
-    layer.rounding = Rounding.rebuilt(said["rounding"]) if said["rounding"] else None
+    layer.prepare(norm, settings["norm"])
+    layer.site = settings["site"]
+    layer.own_input_rounding_name = settings["again"]
+    layer.rounding = Rounding.rebuilt(settings["rounding"]) if settings["rounding"] else None
     if norm is not None:
-        taken_out(model, norm)
+        replace_norm_by_stand_in(model, norm)
         layer.norm = norm
 
 
@@ -315,7 +338,7 @@ def _transform(model: nn.Module, rows: dict[str, dict[str, Any]], folder: Path) 
     for name, facts in rows.items():
         if not facts["transforms"]:
             continue
-        layer = layers.compress(_found(model, name, folder))
+        layer = layers.compress(_layer_named(model, name, folder))
         if layer.weight not in of:
             of[layer.weight] = [
                 transform_named(key).rebuilt(settings, layer.weight, added)
@@ -345,7 +368,7 @@ def _reshape(model: nn.Module, layer: nn.Module, facts: dict[str, Any]) -> None:
     kind = facts.get("class")
     if kind in ("Rest", "Identity"):
         if kind_of_norm(layer) is not None:
-            layer = taken_out(model, layer)
+            layer = replace_norm_by_stand_in(model, layer)
         if isinstance(layer, StandIn) and "num_features" in facts:
             layer.narrow(facts["num_features"])
         return

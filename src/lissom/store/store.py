@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from ..errors import LissomError
 from ..system.scratch import DAY_S, scratch, sweep
 from .checks import write_json
-from .manifest import code_of, manifest, own_record, record_in, seal, wrong
+from .manifest import code_of, first_changed_file, manifest, record_in, record_unchanged, seal
 from .pictures import PICTURES
 from .record import KEY, chain, read_log, read_record, write_record
 from .signing import user_key
@@ -113,12 +113,15 @@ class Store:
             except LissomError as error:
                 say(str(error))
 
-    def several(self, starts: Iterable[str]) -> list[dict[str, Any]]:
+    def records_by_prefix(self, starts: Iterable[str]) -> list[dict[str, Any]]:
         """Return the records of entries by the beginnings of their keys. Records that cannot be
         read are reported; raises LissomError if none can.
         """
         keys = list(dict.fromkeys(self.find(start) for start in starts))
-        return [record for _, record in self.records(tell, keys)] or [self.record(keys[0])]
+        found = [record for _, record in self.records(tell, keys)]
+        if keys and not found:
+            self.record(keys[0])  # raises the error of the first
+        return found
 
     def readable(self, key: str | None) -> dict[str, Any] | None:
         """Return the record of an entry, None if it does not exist or cannot be read."""
@@ -152,20 +155,20 @@ class Store:
         LissomError if the system refuses.
         """
         self.writable()
-        with held(self.root / ".locks" / key):
+        with file_lock(self.root / ".locks" / key):
             yield
 
     @contextmanager
-    def free(self, key: str) -> Iterator[bool]:
+    def try_lock(self, key: str) -> Iterator[bool]:
         """Lock a key if no process holds it, without waiting; yield whether it was free. Raises
         LissomError if the system refuses.
         """
         self.writable()
-        with held(self.root / ".locks" / key, wait=False) as free:
+        with file_lock(self.root / ".locks" / key, wait=False) as free:
             yield free
 
     @contextmanager
-    def needed(self, keys: Iterable[str] = ()) -> Iterator[Callable[[Iterable[str]], None]]:
+    def protect(self, keys: Iterable[str] = ()) -> Iterator[Callable[[Iterable[str]], None]]:
         """Protect entries, and all that they were made from, from pruning until the block or the
         process ends. The block gets a function that protects further keys as well.
 
@@ -179,15 +182,15 @@ class Store:
         note = lock.with_name(f"{lock.name}.json")
         protected = set[str]()
 
-        def protect(more: Iterable[str]) -> None:
+        def add(more: Iterable[str]) -> None:
             protected.update(more)
             with self.lock(".prune"):  # wait for a pruning that is running now
                 write_json(note, sorted(protected))
 
-        with held(lock):
-            protect(keys)
+        with file_lock(lock):
+            add(keys)
             try:
-                yield protect
+                yield add
             finally:
                 with suppress(OSError):
                     note.unlink(missing_ok=True)
@@ -199,7 +202,7 @@ class Store:
         keys: set[str] = set()
         for note in (self.root / ".locks").glob(".run-*.json"):
             lock = note.with_suffix("")
-            with self.free(lock.name) as dead, suppress(OSError, ValueError):
+            with self.try_lock(lock.name) as dead, suppress(OSError, ValueError):
                 if not dead:
                     keys.update(str(key) for key in json.loads(note.read_text(encoding="utf-8")))
                     continue
@@ -267,16 +270,23 @@ class Store:
             self.record(key)  # raises if it cannot be read
             folder = self.folder(key)
             sealed = manifest(folder, key)
-            own = sealed is not None and sealed.own and own_record(sealed, folder)
-            if sealed and not own:
+            trusted = (
+                sealed is not None and sealed.own_signature and record_unchanged(sealed, folder)
+            )
+            if sealed and not trusted:
                 fixed = sealed.record["fields"]
                 change = {name: value for name, value in change.items() if name not in fixed}
             write_record(folder, updated(record_in(folder), change))
-            if sealed and own and not own_record(sealed, folder) and wrong(folder, sealed) is None:
+            if (
+                sealed
+                and trusted
+                and not record_unchanged(sealed, folder)
+                and first_changed_file(folder, sealed) is None
+            ):
                 seal(folder, key)
             return self.record(key)
 
-    def own(self, key: str) -> bool:
+    def is_trusted(self, key: str) -> bool:
         """Return whether this user's lissom wrote how a network is built, and its code still has
         the same path.
         """
@@ -284,21 +294,25 @@ class Store:
         sealed = manifest(folder, key)
         return (
             sealed is not None
-            and sealed.own
-            and wrong(folder, sealed, ["structure.json"]) is None
+            and sealed.own_signature
+            and first_changed_file(folder, sealed, ["structure.json"]) is None
             and "structure.json" in sealed.files
             and code_of(folder) == sealed.code
-            and own_record(sealed, folder)
+            and record_unchanged(sealed, folder)
         )
 
-    def sound(self, key: str, name: str) -> bool:
+    def is_trusted_artefact(self, key: str, name: str) -> bool:
         """Return whether an artefact exists unchanged and this user's lissom wrote it.
 
         Only such a file is reused: opening torch's exported files may unpickle.
         """
         folder = self.folder(key) / "artefacts" / name
         sealed = manifest(folder, f"{key}/artefacts/{name}")
-        return sealed is not None and sealed.own and wrong(folder, sealed) is None
+        return (
+            sealed is not None
+            and sealed.own_signature
+            and first_changed_file(folder, sealed) is None
+        )
 
     def remove(self, key: str) -> None:
         """Delete an entry: hide it by one rename, then delete its files."""
@@ -316,7 +330,7 @@ class Store:
         for folder in self.root.glob(".part-*"):
             with (
                 suppress(OSError, LissomError),  # of another user
-                self.free(folder.name.removeprefix(".part-")) as free,
+                self.try_lock(folder.name.removeprefix(".part-")) as free,
             ):
                 if free and time.time() - folder.stat().st_mtime >= parts:
                     shutil.rmtree(folder, ignore_errors=True)
@@ -406,7 +420,7 @@ def updated(record: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def held(path: Path, *, wait: bool = True) -> Iterator[bool]:
+def file_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Lock a file while the block runs, and yield True; if another process holds it, wait, or yield
     False. Raises LissomError if the system refuses the lock.
     """

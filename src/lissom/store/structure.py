@@ -28,7 +28,7 @@ from .checks import (
 )
 
 FORMAT = 2
-HELD = 64  # largest number of tensors that a grid holds
+MAX_GRID_TENSORS = 64  # largest number of tensors that a grid holds
 
 
 def among(*options: str) -> Check:
@@ -74,7 +74,7 @@ def rounding(value: Any) -> Any:
     found = ROUNDING(value)
     grid = grid_of(found["grid"])
     bits = grid.of_weights if found["of"] == "weights" else grid.of_inputs
-    if found["bits"] not in bits or len(found["names"]) > HELD:
+    if found["bits"] not in bits or len(found["names"]) > MAX_GRID_TENSORS:
         raise Wrong(
             "bits",
             f"bits that {found['grid']:.40} has for {found['of']}: {', '.join(map(str, bits))}",

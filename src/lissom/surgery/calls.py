@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..trees import tensors_in
-from .looks import LOOKS
+from .property_reads import PROPERTY_READS
 
 PRODUCTS: dict[Any, str] = {
     torch.conv1d: "Conv1d",
@@ -19,9 +19,16 @@ PRODUCTS: dict[Any, str] = {
     torch.conv3d: "Conv3d",
     F.linear: "Linear",
 }
-ARGUMENTS = {"weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-# these keep all values
-KEEPS: set[Any] = {torch.Tensor.contiguous, torch.Tensor.clone, torch.Tensor.detach}
+DEFAULT_ARGUMENTS = {
+    "weight": None,
+    "bias": None,
+    "stride": 1,
+    "padding": 0,
+    "dilation": 1,
+    "groups": 1,
+}
+# operations that keep all values
+VALUE_PRESERVING: set[Any] = {torch.Tensor.contiguous, torch.Tensor.clone, torch.Tensor.detach}
 
 
 class Enough(Exception):
@@ -48,17 +55,18 @@ class Calls(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if func in LOOKS or self.of_input.isdisjoint(tensors_in([args, kwargs])):
+        if func in PROPERTY_READS or self.of_input.isdisjoint(tensors_in([args, kwargs])):
             return out
         if self.result is None and func in PRODUCTS:
             self.product(
-                PRODUCTS[func], {**dict(zip(("input", *ARGUMENTS), args, strict=False)), **kwargs}
+                PRODUCTS[func],
+                {**dict(zip(("input", *DEFAULT_ARGUMENTS), args, strict=False)), **kwargs},
             )
             self.result = out
         elif self.result is None and func is F.pad:
             if not self.padded(*args[1:], **kwargs):
                 self.notice("pad with other values than zeros")
-        elif self.result is not None or func not in KEEPS:
+        elif self.result is not None or func not in VALUE_PRESERVING:
             self.notice(getattr(func, "__name__", "what has no name").strip("_"))
         self.of_input.update(tensors_in(out))
         return out
@@ -72,7 +80,7 @@ class Calls(TorchFunctionMode):
     def product(self, kind: str, arguments: dict[str, Any]) -> None:
         """Record a convolution or linear call on a value computed from the input."""
         self.kind = kind
-        self.arguments = {**ARGUMENTS, **arguments}
+        self.arguments = {**DEFAULT_ARGUMENTS, **arguments}
         if any(self.arguments[name] in self.of_input for name in ("weight", "bias")):
             self.other = "whose weight depends on what it reads"
         if len(self.pads) > 2 * (self.arguments["weight"].ndim - 2):

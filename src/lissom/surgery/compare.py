@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..trees import Tree, copied, handed, in_float, tensors_in
+from ..trees import Tree, copied, in_float, run_network, tensors_in
 from .modes import in_mode
 
 if TYPE_CHECKING:
@@ -40,14 +40,14 @@ class Decision:
     result: Any
 
 
-class Decisions(TorchDispatchMode):
-    """Record the decisions of a forward pass. With `given`, replace them by the given decisions."""
+class DecisionRecorder(TorchDispatchMode):
+    """Record the decisions of a forward pass. With `replay`, replace them by these."""
 
-    def __init__(self, inputs: Tree, given: Sequence[Decision] | None = None) -> None:
+    def __init__(self, inputs: Tree, replay: Sequence[Decision] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.given = given
+        self.replay = replay
         self.decisions = list[Decision]()
-        self.follows = True
+        self.matched = True
         self.depends = set(tensors_in(inputs))  # tensors that depend on the inputs
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -63,7 +63,7 @@ class Decisions(TorchDispatchMode):
         by = [t for t in read if t.is_floating_point()]
         name = str(func.overloadpacket.__name__)
         # max-pooling is no decision: near ties hardly change its values
-        if by and decides(result) and "max_pool" not in name:
+        if by and is_decision(result) and "max_pool" not in name:
             result = self.decided(name, by, result, args, kwargs)
         self.depends.update(tensors_in(result))
         return result
@@ -72,15 +72,15 @@ class Decisions(TorchDispatchMode):
         """Record a decision. Return its result, or that of the given decision."""
         place = len(self.decisions)
         self.decisions.append(Decision(name, [t.detach().clone() for t in by], copied(result)))
-        if self.given is None:
+        if self.replay is None:
             return result
-        other = self.given[place] if place < len(self.given) else None
+        other = self.replay[place] if place < len(self.replay) else None
         if (
             other is None
             or other.name != name
             or [t.shape for t in other.by] != [t.shape for t in by]
         ):
-            self.follows = False
+            self.matched = False
             return result
         if name not in BY_INDEX or not isinstance(result, tuple):
             return copied(other.result)
@@ -91,7 +91,7 @@ class Decisions(TorchDispatchMode):
         return by[0].gather(dim, at).view_as(result[0]), where.clone()
 
 
-def decides(result: Any) -> bool:
+def is_decision(result: Any) -> bool:
     """Return whether an operation returned integers or booleans, as tensors or Python numbers."""
     if isinstance(result, (bool, int, float)):
         return True
@@ -99,13 +99,13 @@ def decides(result: Any) -> bool:
 
 
 @dataclass
-class Answers:
+class RecordedOutputs:
     """The outputs of a network, and the decisions that led to them."""
 
     tensors: list[Tensor]
     decisions: list[Decision]
     # whether its decisions matched the given ones in number, operation and shape
-    followed: bool = True
+    matched: bool = True
 
     @property
     def decided_by(self) -> list[Tensor]:
@@ -113,49 +113,58 @@ class Answers:
         return list(chain.from_iterable(decision.by for decision in self.decisions))
 
 
-def answers(
-    model: nn.Module, inputs: Tree, given: Sequence[Decision] | None = None, decides: bool = True
-) -> Answers:
+def record_outputs(
+    model: nn.Module,
+    inputs: Tree,
+    replay: Sequence[Decision] | None = None,
+    record_decisions: bool = True,
+) -> RecordedOutputs:
     """Return the outputs of a network in eval mode.
 
     For inputs of 16 bits, inputs and weights are converted to float32, as their rounding would show
-    as a difference. `decides`: record decisions, which takes time; False if the network makes none.
+    as a difference. `record_decisions` takes time; False if the network makes none.
     """
     if any(t.dtype in (torch.float16, torch.bfloat16) for t in tensors_in(inputs)):
         model = copy.deepcopy(model).float()
         inputs = in_float(inputs)
-    shown = copied(inputs)
-    if not decides:
+    copies = copied(inputs)
+    if not record_decisions:
         with torch.no_grad():
-            return Answers(
-                [t.detach().clone() for t in tensors_in(handed(in_mode(model), shown))], []
+            return RecordedOutputs(
+                [t.detach().clone() for t in tensors_in(run_network(in_mode(model), copies))], []
             )
-    with torch.no_grad(), Decisions(shown, given) as decisions:
-        outputs = [t.detach().clone() for t in tensors_in(handed(in_mode(model), shown))]
-    return Answers(outputs, decisions.decisions, decisions.follows)
+    with torch.no_grad(), DecisionRecorder(copies, replay) as recorder:
+        outputs = [t.detach().clone() for t in tensors_in(run_network(in_mode(model), copies))]
+    return RecordedOutputs(outputs, recorder.decisions, recorder.matched)
 
 
-def gap(wanted: Answers, model: nn.Module, inputs: Tree) -> float:
-    """Return the largest difference of a network's outputs from `wanted`, over the largest output.
+def difference_from(recorded: RecordedOutputs, model: nn.Module, inputs: Tree) -> float:
+    """Return the largest difference of a network's outputs from `recorded`, relative to the largest
+    output.
 
     If the other network made decisions, this one is given them, and the floats behind its own
     decisions are compared too.
     """
-    if not wanted.decisions:
-        return apart(wanted.tensors, answers(model, inputs, decides=False).tensors)
-    answered = answers(model, inputs, wanted.decisions)
+    if not recorded.decisions:
+        return relative_difference(
+            recorded.tensors, record_outputs(model, inputs, record_decisions=False).tensors
+        )
+    found = record_outputs(model, inputs, recorded.decisions)
     # binary weights and activations decide too, so decisions may not match: compare without them
-    if not answered.followed or len(answered.decisions) != len(wanted.decisions):
-        return apart(wanted.tensors, answers(model, inputs).tensors)
-    gaps = [apart(wanted.tensors, answered.tensors), apart(wanted.decided_by, answered.decided_by)]
-    return float("nan") if any(map(math.isnan, gaps)) else max(gaps)
+    if not found.matched or len(found.decisions) != len(recorded.decisions):
+        return relative_difference(recorded.tensors, record_outputs(model, inputs).tensors)
+    differences = [
+        relative_difference(recorded.tensors, found.tensors),
+        relative_difference(recorded.decided_by, found.decided_by),
+    ]
+    return float("nan") if any(map(math.isnan, differences)) else max(differences)
 
 
-def difference(before: nn.Module, after: nn.Module, inputs: Tree) -> float:
+def network_difference(before: nn.Module, after: nn.Module, inputs: Tree) -> float:
     """Return the largest difference between two networks' outputs on `inputs`, over the largest
     output.
     """
-    return gap(answers(before, inputs), after, inputs)
+    return difference_from(record_outputs(before, inputs), after, inputs)
 
 
 def difference_in_float64(
@@ -168,26 +177,26 @@ def difference_in_float64(
     two = copy.deepcopy(model).double()
     try:
         change(two, in_float(example, torch.float64))
-        return difference(one, two, in_float(inputs, torch.float64))
+        return network_difference(one, two, in_float(inputs, torch.float64))
     except Exception:  # whatever the user's code raises if it fixes a dtype
         return None
 
 
-def apart(one: list[Tensor], two: list[Tensor]) -> float:
+def relative_difference(one: list[Tensor], two: list[Tensor]) -> float:
     """Return the largest difference between two lists of outputs, over the largest output.
 
     NaN if an output holds NaN, infinity if the shapes differ.
     """
     if len(one) != len(two):
         return float("inf")
-    gaps = [
+    differences = [
         float((a - b).abs().max() / a.abs().max().clamp_min(1e-6))
         if a.shape == b.shape
         else float("inf")
         for a, b in zip(one, two, strict=True)
         if a.is_floating_point() and a.numel()
     ]
-    return float("nan") if any(map(math.isnan, gaps)) else max(gaps, default=0.0)
+    return float("nan") if any(map(math.isnan, differences)) else max(differences, default=0.0)
 
 
 def gate_same(
@@ -205,7 +214,7 @@ def gate_same(
     Some networks amplify the rounding of float32 beyond the tolerance. Then `change`, which takes a
     network to change in place and an example of its inputs, is repeated in float64.
     """
-    largest = difference(before, after, images)
+    largest = network_difference(before, after, images)
     tolerance = 1e-3
     if largest > tolerance:
         exact = difference_in_float64(

@@ -30,7 +30,7 @@ def computed_by(layer: nn.Module) -> str:
     names += [
         type(owner_of(hook)).__name__
         for hook in layer._forward_pre_hooks.values()
-        if computes(hook)
+        if computes_weight(hook)
     ]
     return " and ".join(dict.fromkeys(names)) or type(layer).__name__
 
@@ -41,12 +41,12 @@ def owner_of(hook: Any) -> Any:
     return getattr(hook, "__self__", hook)
 
 
-def computes(hook: Any) -> bool:
+def computes_weight(hook: Any) -> bool:
     """Return whether a hook is of torch.nn.utils: of weight_norm, spectral_norm or prune."""
     return type(owner_of(hook)).__module__.startswith("torch.nn.utils.")
 
 
-def free_of_hooks(layer: nn.Module) -> None:
+def remove_weight_hooks(layer: nn.Module) -> None:
     """Remove the hooks that compute weights before each call, in place."""
     for hooks in (
         layer._forward_pre_hooks,
@@ -54,5 +54,5 @@ def free_of_hooks(layer: nn.Module) -> None:
         layer._load_state_dict_pre_hooks,
     ):
         for key, hook in list(hooks.items()):
-            if computes(hook):
+            if computes_weight(hook):
                 del hooks[key]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..trees import Tree, called, first
+from ..trees import Tree, first, run_on_copied_inputs
 from .quantization.layers import QuantizedLayer
 from .quantization.rounding import Rounding
 from .trace import Trace, decomposed
@@ -43,7 +43,7 @@ def layer_macs(model: nn.Module, example: Tree) -> dict[str, int]:
     model.eval().requires_grad_(False)
     try:
         with decomposed(model), sdpa_kernel(SDPBackend.MATH), torch.no_grad(), counter:
-            called(model, first(example, 1))
+            run_on_copied_inputs(model, first(example, 1))
     finally:
         model.train(mode)
         for p in learned:

@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from ..language.context import Context
 
 NOT_CHOSEN = "it was not chosen"
-FIRST = "it is the first layer"
-LAST = "it is the last layer"
+IS_FIRST_LAYER = "it is the first layer"
+IS_LAST_LAYER = "it is the last layer"
 AT_RUN_TIME = "ranges at run time are for linear layers"
-CHOSEN = {NOT_CHOSEN, FIRST, LAST}  # by the user, who needs no note of it
-TABLES = (nn.Embedding, nn.EmbeddingBag)
+USER_REASONS = {NOT_CHOSEN, IS_FIRST_LAYER, IS_LAST_LAYER}  # of the user, who needs no note of them
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 # PyTorch layers that multiply by their weights inside one operation
-WHOLE = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Bilinear)
+FUSED_LAYERS = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Bilinear)
 PRODUCTS = {"convolution", "addmm", "mm", "bmm", "baddbmm", "addbmm", "linear", "embedding"}
 # most reasons, and names for each, in a sentence
-REASONS = 3
-NAMES = 3
+MAX_REASONS = 3
+MAX_NAMES = 3
 
 
 def layers_with_weights(model: nn.Module, example: Tree) -> dict[str, nn.Module]:
@@ -42,7 +42,7 @@ def layers_with_weights(model: nn.Module, example: Tree) -> dict[str, nn.Module]
     layers = dict[str, nn.Module]()
     others = dict[str, str]()
     for name, layer in model.named_modules():
-        if isinstance(layer, (*WEIGHTED, *TABLES, *WHOLE)):
+        if isinstance(layer, (*WEIGHTED, *EMBEDDINGS, *FUSED_LAYERS)):
             layers[name] = layer
         elif not isinstance(layer, (Rounding, WeightTransform)):
             # those two hold parameters of a layer
@@ -76,20 +76,20 @@ def multiplied(model: nn.Module, example: Tree) -> set[str]:
     return names
 
 
-def unable(
+def add_unsupported_reasons(
     model: nn.Module,
     example: Tree,
-    left: dict[str, str],
+    left_out: dict[str, str],
     reasons: Mapping[str, str],
     kinds: Collection[type[nn.Module]],
 ) -> None:
-    """Add to `left` each layer with weights whose kind cannot be changed, with the reason.
+    """Add to `left_out` each layer with weights whose kind cannot be changed, with the reason.
 
     `reasons` says why layers with their own forward did not become plain ones (plain_layers.py).
     """
     for name, layer in layers_with_weights(model, example).items():
         if torch_class(layer) not in kinds:
-            left.setdefault(name, reasons.get(name) or why_not(layer))
+            left_out.setdefault(name, reasons.get(name) or why_not(layer))
 
 
 def why_not(layer: nn.Module) -> str:
@@ -97,37 +97,41 @@ def why_not(layer: nn.Module) -> str:
     name = type(layer).__name__
     if isinstance(layer, nn.EmbeddingBag):
         return f"{name} adds up rows within its own operation"
-    if isinstance(layer, WHOLE):
+    if isinstance(layer, FUSED_LAYERS):
         return f"{name} multiplies by its weights within its own operation, not in layers"
     return f"{name} multiplies by its weights in a forward of its own"
 
 
-def chosen(
-    changeable: Iterable[str], left: dict[str, str], only: str, keep: str, where: str
+def choose_by_patterns(
+    changeable: Iterable[str], left_out: dict[str, str], only: str, keep: str, where: str
 ) -> set[str]:
-    """Return the layers of `changeable` that the user's patterns choose; mark the others in `left`.
+    """Return the layers of `changeable` that the user's patterns choose.
 
-    Patterns may also name the layers in `left`, which cannot be changed.
+    The others are added to `left_out`. Patterns may also name the layers that are in it already,
+    which cannot be changed.
     """
-    names = [*dict.fromkeys([*changeable, *left])]
+    names = [*dict.fromkeys([*changeable, *left_out])]
     wanted = matching(names, only, f"{where}: only") if only else set(names)
     wanted -= matching(names, keep, f"{where}: keep")
-    left.update((name, NOT_CHOSEN) for name in names if name not in wanted)
+    left_out.update((name, NOT_CHOSEN) for name in names if name not in wanted)
     return wanted & set(changeable)
 
 
-def told(where: str, done: Collection[str] | int, left: Mapping[str, str], word: str) -> str | None:
+def coverage_sentence(
+    where: str, done: Collection[str] | int, left_out: Mapping[str, str], word: str
+) -> str | None:
     """Return one line that says how many layers a step changed, and why not the others.
 
-    None if only the user's choice left layers out. `left` has the reason for each of these layers;
-    `word` is what they stay.
+    None if only the user's choice left layers out. `left_out` has the reason for each of these
+    layers; `word` is what they stay.
 
-    >>> told("quantize(8)", 1, {"a": "Own is odd", "b": "Own is odd", "c": "it was not chosen"}, "float")
+    >>> left_out = {"a": "Own is odd", "b": "Own is odd", "c": "it was not chosen"}
+    >>> coverage_sentence("quantize(8)", 1, left_out, "float")
     'quantize(8): 1 of 4 layers; 2 stay float: Own is odd (a, b)'
     """
     causes: dict[str, list[str]] = {}
-    for name, reason in left.items():
-        if reason not in CHOSEN:
+    for name, reason in left_out.items():
+        if reason not in USER_REASONS:
             causes.setdefault(reason, []).append(name or "the network itself")
     if not causes:
         return None
@@ -135,20 +139,20 @@ def told(where: str, done: Collection[str] | int, left: Mapping[str, str], word:
     groups = sorted(causes.items(), key=lambda cause: -len(cause[1]))
     said = [
         f"{len(names)} stay{'s' if len(names) == 1 else ''} {word}: {reason} ({some(names)})"
-        for reason, names in groups[:REASONS]
+        for reason, names in groups[:MAX_REASONS]
     ]
-    rest = sum(len(names) for _, names in groups[REASONS:])
+    rest = sum(len(names) for _, names in groups[MAX_REASONS:])
     said += [f"{rest} more for other reasons"] if rest else []
-    return "; ".join([f"{where}: {count} of {count + len(left)} layers", *said])
+    return "; ".join([f"{where}: {count} of {count + len(left_out)} layers", *said])
 
 
 def tell_left_out(
-    ctx: Context, done: Collection[str] | int, left: Mapping[str, str], word: str = "float"
+    ctx: Context, done: Collection[str] | int, left_out: Mapping[str, str], word: str = "float"
 ) -> None:
-    """Note which layers a step did not change; `left` says why, `word` what they stay."""
-    if said := told(ctx.where, done, left, word):
-        ctx.notes.append(said)
-        ctx.warnings.append(said)
+    """Note which layers a step did not change; `left_out` says why, `word` what they stay."""
+    if sentence := coverage_sentence(ctx.where, done, left_out, word):
+        ctx.notes.append(sentence)
+        ctx.warnings.append(sentence)
 
 
 def some(names: list[str]) -> str:
@@ -157,5 +161,5 @@ def some(names: list[str]) -> str:
     >>> some(["a", "b"]), some(["a", "b", "c", "d", "e"])
     ('a, b', 'a, b, c and 2 more')
     """
-    more = len(names) - NAMES
-    return ", ".join(names) if more <= 1 else f"{', '.join(names[:NAMES])} and {more} more"
+    more = len(names) - MAX_NAMES
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:MAX_NAMES])} and {more} more"

@@ -105,7 +105,7 @@ def fold_batchnorms(model: nn.Module, example: Tree) -> list[str]:
         norm = model.get_submodule(name)
         if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)) and foldable_norm(norm):
             fold_pair(layer, norm)
-            taken_out(model, norm)
+            replace_norm_by_stand_in(model, norm)
             done.append(source)
     return done
 
@@ -190,20 +190,20 @@ def kind_of_norm(layer: nn.Module) -> type[Norm] | None:
     return next((kind for kind in NORMS if isinstance(layer, kind)), None)
 
 
-def taken_out(model: nn.Module, layer: nn.Module) -> StandIn:
-    """Take a batch-norm out of a network, wherever it is, and make it a plain one.
+def replace_norm_by_stand_in(model: nn.Module, layer: nn.Module) -> StandIn:
+    """Replace a batch-norm by a stand-in wherever it is in a network, and make it a plain one.
 
-    Return the module in its place: whatever the norm did after normalising, or an identity.
+    Return the stand-in: whatever the norm did after normalising, or an identity.
     """
-    left = Rest(OrderedDict(layer.named_children())) if layer._modules else Identity()
+    stand_in = Rest(OrderedDict(layer.named_children())) if layer._modules else Identity()
     for owner in model.modules():
         for key, child in list(owner._modules.items()):
             if child is layer:
-                owner.add_module(key, left.train(layer.training))
+                owner.add_module(key, stand_in.train(layer.training))
     kind = kind_of_norm(layer)
     assert kind is not None
     for key in list(layer._modules):
         delattr(layer, key)
     layer.__class__ = kind
-    left.stand_in_for(layer)
-    return left
+    stand_in.stand_in_for(layer)
+    return stand_in

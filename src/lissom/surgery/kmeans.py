@@ -22,8 +22,8 @@ import numpy as np
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
-EXACT = 1 << 14  # most distinct numbers for which clusters are exact
-ROUNDS = 100  # Lloyd's updates, at most, if there are more numbers
+MAX_EXACT_NUMBERS = 1 << 14  # with more distinct numbers, clusters are not exact
+MAX_LLOYD_UPDATES = 100  # if there are more numbers
 
 
 def best_values(numbers: Floats, weights: Floats, count: int) -> Floats:
@@ -40,7 +40,7 @@ def best_values(numbers: Floats, weights: Floats, count: int) -> Floats:
     mass = np.bincount(place, weights=weights).astype(float)
     if len(distinct) <= count:
         return distinct
-    if len(distinct) <= EXACT:
+    if len(distinct) <= MAX_EXACT_NUMBERS:
         return means(distinct, mass, best_ends(distinct, mass, count))
     group = groups_of(distinct)
     heavy = np.bincount(group, weights=mass).astype(float)
@@ -141,7 +141,7 @@ def groups_of(numbers: Floats) -> Ints:
     Groups are cut wherever groups of equal count, or of equal width, would be.
     """
     n = len(numbers)
-    half = EXACT // 2
+    half = MAX_EXACT_NUMBERS // 2
     many = np.arange(n) * half // n
     wide = ((numbers - numbers[0]) / (numbers[-1] - numbers[0]) * half).astype(np.int64)
     new = np.concatenate([[0], (np.diff(many) > 0) | (np.diff(wide) > 0)])
@@ -154,7 +154,7 @@ def lloyd(numbers: Floats, weights: Floats, values: Floats) -> Floats:
 
     It stops after a limited number of updates.
     """
-    for _ in range(ROUNDS):
+    for _ in range(MAX_LLOYD_UPDATES):
         ends = np.searchsorted(numbers, (values[1:] + values[:-1]) / 2)
         moved = means(numbers, weights, np.append(ends, len(numbers)))
         if np.array_equal(moved, values):

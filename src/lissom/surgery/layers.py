@@ -22,7 +22,7 @@ from .transform import WeightTransform
 
 # zeros as TensorFlow adds them: so many that the output has the input's size over the stride,
 # rounded up
-SAME = "same"
+SAME_PADDING = "same"
 
 
 class CompressedLayer(nn.Module, ABC):
@@ -263,7 +263,7 @@ def bake_transforms(model: nn.Module) -> None:
                 layer.weight.copy_(layer.transformed())
             done[layer.weight] = True
         layer.drop_transforms()
-        layer.__class__ = back(layer)  # type: ignore[assignment]
+        layer.__class__ = plain_class_of(layer)  # type: ignore[assignment]
 
 
 def weight_in_use(layer: nn.Module) -> Tensor:
@@ -283,7 +283,7 @@ def baked(model: nn.Module) -> nn.Module:
     return copied
 
 
-def back(layer: nn.Module) -> type[nn.Module]:
+def plain_class_of(layer: nn.Module) -> type[nn.Module]:
     """Return the class of a layer after all rounding and transforms are removed."""
     kind = torch_class(layer)
     assert kind is not None

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-PIECE = 5 * 8 << 15  # digits that are read at once, which fill whole bytes
-BOOK = 256  # most values in a book
-ROWS = 10_000  # fewer rows than this may have their own books
-SOME = 4096  # elements that are checked first for too many values
-TRITS = 3 ** np.arange(5)  # place values of the digits in a byte
+DIGITS_PER_PIECE = 5 * 8 << 15  # digits that are read at once, which fill whole bytes
+MAX_BOOK_VALUES = 256
+MAX_ROW_BOOKS = 10_000  # fewer rows than this may have their own books
+FIRST_CHECKED = 4096  # elements that are checked first for too many values
+TRIT_VALUES = 3 ** np.arange(5)  # place values of the digits in a byte
 
 
 def pack(values: Array, rows: int = 1) -> tuple[str, bytes]:
@@ -73,10 +73,10 @@ def _in_a_book(values: Array) -> bytes | None:
     Values are distinguished by their bits. The first byte is the number of values less one.
     """
     bits = values.view(f"u{values.itemsize}") if values.itemsize in (1, 2, 4, 8) else None
-    if bits is None or not len(bits) or len(np.unique(bits[:SOME])) > BOOK:
+    if bits is None or not len(bits) or len(np.unique(bits[:FIRST_CHECKED])) > MAX_BOOK_VALUES:
         return None
     book, digits = np.unique(bits, return_inverse=True)
-    if len(book) > BOOK:
+    if len(book) > MAX_BOOK_VALUES:
         return None
     return bytes([len(book) - 1]) + book.tobytes() + _written(digits.astype(np.uint8), len(book))
 
@@ -86,7 +86,7 @@ def _in_books(values: Array, rows: int) -> bytes | None:
 
     None if the rows are not equal or too many, or if one has too many values.
     """
-    if len(values) % rows or rows >= ROWS:
+    if len(values) % rows or rows >= MAX_ROW_BOOKS:
         return None
     parts = []
     for row in values.reshape(rows, -1):
@@ -178,7 +178,7 @@ def _written(digits: Array, base: int) -> bytes:
     """Return digits (count) below `base` as bytes."""
     if base == 3:
         padded = np.append(digits, np.zeros(-len(digits) % 5, np.uint8))
-        return (padded.reshape(-1, 5) @ TRITS).astype(np.uint8).tobytes()
+        return (padded.reshape(-1, 5) @ TRIT_VALUES).astype(np.uint8).tobytes()
     bits = np.arange((base - 1).bit_length(), dtype=np.uint8)
     return np.packbits(digits[:, None] >> bits & 1).tobytes()
 
@@ -193,13 +193,13 @@ def _read(data: bytes, count: int, base: int) -> Array:
         raise ValueError("a byte does not hold five digits below 3")
     width = (base - 1).bit_length()
     # in pieces, because unpacking takes many bytes for each digit
-    for begin in range(0, count, PIECE):
-        some = digits[begin : begin + PIECE]
+    for begin in range(0, count, DIGITS_PER_PIECE):
+        some = digits[begin : begin + DIGITS_PER_PIECE]
         if base == 3:
-            bytes_ = packed[begin // 5 : (begin + PIECE) // 5]
-            some[:] = (bytes_[:, None] // TRITS % 3).reshape(-1)[: len(some)]
+            bytes_ = packed[begin // 5 : (begin + DIGITS_PER_PIECE) // 5]
+            some[:] = (bytes_[:, None] // TRIT_VALUES % 3).reshape(-1)[: len(some)]
         else:
-            bytes_ = packed[begin * width // 8 : (begin + PIECE) * width // 8]
+            bytes_ = packed[begin * width // 8 : (begin + DIGITS_PER_PIECE) * width // 8]
             bits = np.unpackbits(bytes_, count=len(some) * width).reshape(len(some), width)
             some[:] = (bits << np.arange(width, dtype=np.uint8)).sum(1, dtype=np.uint8)
     return digits

@@ -19,17 +19,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..trees import Tree, called, first, tensors_in
+from ..trees import Tree, first, run_on_copied_inputs, tensors_in
 from .calls import Calls, calls_of
-from .computed_weights import computed_by, free_of_hooks
-from .layers import BY_NAME, COMPRESSED, SAME, WEIGHTED, CompressedLayer, same_pads, torch_class
+from .computed_weights import computed_by, remove_weight_hooks
+from .layers import (
+    BY_NAME,
+    COMPRESSED,
+    SAME_PADDING,
+    WEIGHTED,
+    CompressedLayer,
+    same_pads,
+    torch_class,
+)
 from .modes import evaluating
 from .small import smaller
 
 if TYPE_CHECKING:
     from ..language.context import Context
 
-INPUTS = 4  # inputs that are checked, for a layer that is called more often
+MAX_CHECKED_INPUTS = 4  # of a layer that is called more often
 
 
 class NotPlain(Exception):
@@ -43,7 +51,7 @@ class PlainLayers:
     done: dict[str, str] = field(default_factory=dict)  # layer -> its former class
     # layer -> what computed the weight that it now stores
     baked: dict[str, str] = field(default_factory=dict)
-    left: dict[str, str] = field(default_factory=dict)
+    not_plain: dict[str, str] = field(default_factory=dict)
 
     def notes(self, where: str) -> list[str]:
         """Return a sentence for each computation of weights that was removed."""
@@ -87,9 +95,11 @@ def make_plain(model: nn.Module, example: Tree) -> PlainLayers:
             if shares(model, layer):
                 raise NotPlain("whose weight is computed of a parameter that another layer has too")
         except NotPlain as error:
-            result.left[name] = f"{word}, {error}"
+            result.not_plain[name] = f"{word}, {error}"
         except Exception as error:  # a forward may raise anything when run by itself
-            result.left[name] = f"{word}, whose forward fails by itself ({type(error).__name__})"
+            result.not_plain[name] = (
+                f"{word}, whose forward fails by itself ({type(error).__name__})"
+            )
         else:
             outputs = outputs if before else outputs_of(model, example)
             before[name] = state(layer)
@@ -99,14 +109,14 @@ def make_plain(model: nn.Module, example: Tree) -> PlainLayers:
             become_plain(layer, plain.geometry, plain.weight, plain.bias)
     if before and not same(model, example, outputs):
         for name in put_back(model, layers, before, example, outputs):
-            result.left[name] = (
+            result.not_plain[name] = (
                 f"{result.done.pop(name)}, of which the network uses more than its output"
             )
             result.baked.pop(name, None)
     return result
 
 
-def settle_plain(model: nn.Module, ctx: Context) -> dict[str, str]:
+def make_plain_and_note(model: nn.Module, ctx: Context) -> dict[str, str]:
     """Turn layers with the forward of a plain layer into that, in place, and note it.
 
     Return why other layers did not become plain.
@@ -115,7 +125,7 @@ def settle_plain(model: nn.Module, ctx: Context) -> dict[str, str]:
     ctx.notes += result.notes(ctx.where)
     if result.done:
         ctx.facts["plain"] = result.done
-    return result.left
+    return result.not_plain
 
 
 def has_own_forward(layer: nn.Module) -> bool:
@@ -170,7 +180,7 @@ def outputs_of(model: nn.Module, example: Tree) -> list[Tensor]:
     Its mode and buffers are restored.
     """
     with evaluating(model), torch.no_grad():
-        return [t.clone() for t in tensors_in(called(model, first(example, 1)))]
+        return [t.clone() for t in tensors_in(run_on_copied_inputs(model, first(example, 1)))]
 
 
 def plain_of(layer: nn.Module, inputs: list[list[Any]]) -> Plain:
@@ -185,7 +195,7 @@ def plain_of(layer: nn.Module, inputs: list[list[Any]]) -> Plain:
     runs = []
     calls = calls_of(layer, inputs[0][0])
     if calls.other is None:
-        runs = [calls_of(layer, x) for (x,) in inputs[1:INPUTS]]
+        runs = [calls_of(layer, x) for (x,) in inputs[1:MAX_CHECKED_INPUTS]]
         runs.append(calls_of(layer, inputs[0][0]))  # a randomly drawn weight would differ now
     runs.insert(0, calls)
     if calls.other is None and calls.kind != "Linear":
@@ -228,7 +238,7 @@ def pads_of(runs: list[Calls]) -> list[int] | str | None:
         pads == same_pads(run.input.shape[2:], kernel, geometry["stride"], geometry["dilation"])
         for pads, run in zip(zeros, runs, strict=True)
     ):
-        return SAME
+        return SAME_PADDING
     raise NotPlain("whose padding follows the size of its input in a way of its own")
 
 
@@ -252,7 +262,7 @@ def become_plain(
     """
     own = [p.requires_grad for p in layer.parameters()]
     learns = any(own) or not own
-    free_of_hooks(layer)
+    remove_weight_hooks(layer)
     for name in ("weight", "bias"):
         layer.__dict__.pop(name, None)
     for held in (layer._modules, layer._buffers, layer._parameters):

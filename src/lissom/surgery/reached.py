@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..trees import Tree, called
+from ..trees import Tree, run_on_copied_inputs
 from .modes import evaluating
 
 
@@ -28,7 +28,7 @@ def reached(model: nn.Module, samples: Tree) -> set[nn.Module]:
             undone.callback(restore, module, module.__dict__.get("forward"))
             module.__dict__["forward"] = noting(module, modules)
         with torch.no_grad():
-            called(model, samples)
+            run_on_copied_inputs(model, samples)
     return modules
 
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LissomError
-from ..trees import Tree, called, length, sample
+from ..trees import Tree, length, run_on_copied_inputs, sample
 from .loss import loss_of
 
 if TYPE_CHECKING:
     from ..language.context import Context
 
-# relative to the mean of a layer: the least value, so that weights with gradient 0 count, too
-LEAST = 1e-6
+# the least value, relative to the mean of a layer: weights with gradient 0 count, too
+MIN_SHARE_OF_MEAN = 1e-6
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def squared_gradients(
             for k in range(length(samples)):
                 single = sample(samples, k)
                 slopes = torch.autograd.grad(
-                    loss(single, sample(labels, k), called(model, single)),
+                    loss(single, sample(labels, k), run_on_copied_inputs(model, single)),
                     list(weights.values()),
                     allow_unused=True,
                 )
@@ -67,6 +67,6 @@ def squared_gradients(
     if not count:
         raise LissomError(f"{ctx.where}: sensitivity needs samples, and there are none")
     return {
-        name: (total / count).clamp_min(max(float(total.mean()) / count * LEAST, 1e-30))
+        name: (total / count).clamp_min(max(float(total.mean()) / count * MIN_SHARE_OF_MEAN, 1e-30))
         for name, total in squares.items()
     }

@@ -13,20 +13,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..trees import Tree
+from .property_reads import SIZELESS_READS
 
-SMALL = 64  # pixels
-# attributes of a tensor that do not reveal its size
-SIZELESS: set[Any] = {
-    Tensor.dim,
-    Tensor.ndimension,
-    Tensor.is_floating_point,
-    Tensor.get_device,
-    Tensor.__hash__,
-    *(
-        getattr(Tensor, name).__get__
-        for name in ("ndim", "dtype", "device", "layout", "is_cuda", "requires_grad")
-    ),
-}
+SMALL_SIDE = 64  # pixels
 
 
 def smaller(example: Tree) -> Tensor | None:
@@ -38,7 +27,7 @@ def smaller(example: Tree) -> Tensor | None:
     """
     if not isinstance(example, Tensor) or example.ndim != 4 or not example.is_floating_point():
         return None
-    return example[..., :SMALL, :SMALL] if max(example.shape[2:]) > SMALL else None
+    return example[..., :SMALL_SIDE, :SMALL_SIDE] if max(example.shape[2:]) > SMALL_SIDE else None
 
 
 class SizesRead(TorchFunctionMode):
@@ -54,5 +43,5 @@ class SizesRead(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        self.found = self.found or not (isinstance(out, Tensor) or func in SIZELESS)
+        self.found = self.found or not (isinstance(out, Tensor) or func in SIZELESS_READS)
         return out

@@ -10,10 +10,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import place_of
-from ..trees import Tree, called, tensors_in
-from .compare import apart
+from ..trees import Tree, run_on_copied_inputs, tensors_in
+from .compare import relative_difference
 
-SAME = 1e-4  # relative to the largest output: threads that sum in another order cause less
+MAX_REPEAT_DIFFERENCE = (
+    1e-4  # relative to the largest output: threads that sum in another order cause less
+)
 
 
 class _Draws(TorchDispatchMode):
@@ -36,12 +38,15 @@ def unsteady(model: nn.Module, inputs: Tree, answer: Tree = None) -> str | None:
     `answer` are its outputs, if it has been run already.
     """
     with torch.no_grad():
-        first = called(model.eval(), inputs) if answer is None else answer
-        second = called(model.eval(), inputs)
-        if not apart(list(tensors_in(first)), list(tensors_in(second))) > SAME:
+        first = run_on_copied_inputs(model.eval(), inputs) if answer is None else answer
+        second = run_on_copied_inputs(model.eval(), inputs)
+        if (
+            not relative_difference(list(tensors_in(first)), list(tensors_in(second)))
+            > MAX_REPEAT_DIFFERENCE
+        ):
             return None
         with _Draws() as draws:
-            called(model, inputs)
+            run_on_copied_inputs(model, inputs)
     drawn = f" ({', '.join(list(draws.found)[:3])})" if draws.found else ""
     return (
         f"the network answers differently each time in eval mode{drawn}: what surgery makes "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,12 @@ def owners_of(layers: Iterable[nn.Module]) -> Owners:
             if parameter is not None:
                 owners.setdefault(parameter, []).append((layer, key))
     return owners
+
+
+def count_holders(model: nn.Module) -> Counter[int]:
+    """Return how many times layers of a network hold each parameter, by its address in memory."""
+    parameters = chain.from_iterable(m._parameters.values() for m in model.modules())
+    return Counter(parameter.data_ptr() for parameter in parameters if parameter is not None)
 
 
 def replace(
@@ -57,28 +65,32 @@ def replace(
     return [owner for owner, _ in holders]
 
 
-class Held:
-    """A snapshot of a network for `restore`: classes, attributes, tensors and their data."""
+class NetworkSnapshot:
+    """The classes, attributes, tensors and data of a network, for `restore`."""
 
-    OWN = ("_parameters", "_buffers", "_flat_weights")  # what `replace` changes in place
+    CHANGED_IN_PLACE = ("_parameters", "_buffers", "_flat_weights")  # by `replace`
 
     def __init__(self, model: nn.Module) -> None:
         self.modules = []
         modules = list(model.modules())
         for module in modules:
             if not isinstance(module, torch.jit.ScriptModule):  # those are never cut
-                held = vars(module)
-                changing = {key: held[key].copy() for key in self.OWN if key in held}
-                self.modules.append((module, module.__class__, dict(held), changing))
+                attributes = vars(module)
+                changing = {
+                    key: attributes[key].copy()
+                    for key in self.CHANGED_IN_PLACE
+                    if key in attributes
+                }
+                self.modules.append((module, module.__class__, dict(attributes), changing))
         tensors = dict[Tensor | None, None]()  # each once
         for module in modules:
             tensors |= dict.fromkeys((*module._parameters.values(), *module._buffers.values()))
-        self.numbers = [(t, t.data) for t in tensors if t is not None]
+        self.data = [(t, t.data) for t in tensors if t is not None]
 
-    def with_numbers(self) -> Held:
+    def with_current_data(self) -> NetworkSnapshot:
         """Return the same snapshot with the data that the tensors hold now."""
         now = copy.copy(self)
-        now.numbers = [(tensor, tensor.data) for tensor, _ in self.numbers]
+        now.data = [(tensor, tensor.data) for tensor, _ in self.data]
         return now
 
     def restore(self) -> None:
@@ -86,13 +98,13 @@ class Held:
         for module, kind, attributes, changing in self.modules:
             if module.__class__ is not kind:
                 module.__class__ = kind
-            held = vars(module)
-            held.clear()
-            held.update(attributes)
+            now = vars(module)
+            now.clear()
+            now.update(attributes)
             for key, value in changing.items():
-                held[key] = value.copy()
-        for tensor, numbers in self.numbers:
-            tensor.data = numbers
+                now[key] = value.copy()
+        for tensor, data in self.data:
+            tensor.data = data
 
 
 def match_widths(layer: nn.Module) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..trees import Tree, copied, first, handed, tensors_in
+from ..trees import Tree, copied, first, run_network, tensors_in
 from .by_tensor import ByTensor
 from .modes import in_mode
 from .small import SizesRead
@@ -65,13 +65,13 @@ class Trace:
     # module -> its last output, if that is a tensor
     returned: dict[str, Tensor] = field(default_factory=dict)
     # whether the network's code may behave differently for an image of another size
-    sized: bool = False
+    depends_on_size: bool = False
 
     def uses(self) -> Counter[Tensor]:
         """Return how often each tensor is read. Being returned counts as a read."""
         return Counter(chain(*(op.inputs() for op in self.ops), self.outputs))
 
-    def decides(self) -> bool:
+    def makes_decisions(self) -> bool:
         """Return whether an integer, boolean or Python number that is used later is computed from
         floats.
         """
@@ -141,7 +141,7 @@ def traced(model: nn.Module, example: Tree, training: bool = False) -> Trace:
         after.enter_context(decomposed(model))
         # TorchScript modules take no hooks and hide their code
         seen = {m: n for m, n in modules.items() if not isinstance(m, torch.jit.ScriptModule)}
-        trace.sized = len(seen) < len(modules)
+        trace.depends_on_size = len(seen) < len(modules)
         note = _note(trace, seen)
         after.callback(register_module_forward_hook(note).remove)
         for module in seen:
@@ -149,8 +149,8 @@ def traced(model: nn.Module, example: Tree, training: bool = False) -> Trace:
                 after.callback(module.register_forward_hook(note).remove)
         in_mode(model, training)
         with torch.no_grad(), _Recorder(trace), SizesRead() as sizes:
-            trace.outputs = tuple(tensors_in(handed(model, inputs)))
-    trace.sized |= sizes.found
+            trace.outputs = tuple(tensors_in(run_network(model, inputs)))
+    trace.depends_on_size |= sizes.found
     return trace
 
 

@@ -11,10 +11,10 @@ from torch import nn
 
 from ..trees import Tree, first
 from .compare import gate_same
-from .coverage import chosen, unable
+from .coverage import add_unsupported_reasons, choose_by_patterns
 from .fold import fold_batchnorms
 from .layers import COMPRESSED, torch_class
-from .plain_layers import settle_plain
+from .plain_layers import make_plain_and_note
 from .reached import reached
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def transformable(
     """
     run = reached(model, first(example, 1))
     layers: dict[str, list[nn.Module]] = {}
-    left: dict[str, str] = {}
+    left_out: dict[str, str] = {}
     seen = set[torch.Tensor]()
     for name, layer in model.named_modules():
         if torch_class(layer) is None:
@@ -40,19 +40,19 @@ def transformable(
         weight = layer._parameters["weight"]
         owners = [m for m in model.modules() if any(p is weight for p in m._parameters.values())]
         if weight is not None and not weight.numel():
-            left[name] = "it has no weights"
-        elif not bare(layer):
-            left[name] = f"{type(layer).__name__} holds its weight otherwise already"
+            left_out[name] = "it has no weights"
+        elif not has_unrounded_weight(layer):
+            left_out[name] = f"{type(layer).__name__} holds its weight otherwise already"
         elif not run.issuperset(owners):
-            left[name] = "it, or one with the same weight, is not called as a layer"
-        elif not all(map(bare, owners)):
-            left[name] = "its weight is also that of a layer of another kind"
+            left_out[name] = "it, or one with the same weight, is not called as a layer"
+        elif not all(map(has_unrounded_weight, owners)):
+            left_out[name] = "its weight is also that of a layer of another kind"
         elif reason := misfit(layer):
-            left[name] = reason
+            left_out[name] = reason
         elif weight not in seen:
             seen.add(weight)
             layers[name] = owners
-    return layers, left
+    return layers, left_out
 
 
 def chosen_layers(
@@ -70,18 +70,18 @@ def chosen_layers(
     place, and with `fold` batch-norm is folded into the layer before it. Raises LissomError if a
     pattern of `only` or `keep` matches nothing.
     """
-    reasons = settle_plain(model, ctx)
+    reasons = make_plain_and_note(model, ctx)
     if fold:
         before = copy.deepcopy(model)
         ctx.facts["folded"] = fold_batchnorms(model, ctx.example)
         gate_same(ctx, "folded = unfolded", before, model, ctx.batch(32), fold_batchnorms)
-    layers, left = transformable(model, ctx.example, misfit)
-    unable(model, ctx.example, left, reasons, COMPRESSED)
-    wanted = chosen(layers, left, only, keep, ctx.where)
-    return {name: owners for name, owners in layers.items() if name in wanted}, left
+    layers, left_out = transformable(model, ctx.example, misfit)
+    add_unsupported_reasons(model, ctx.example, left_out, reasons, COMPRESSED)
+    wanted = choose_by_patterns(layers, left_out, only, keep, ctx.where)
+    return {name: owners for name, owners in layers.items() if name in wanted}, left_out
 
 
-def bare(layer: nn.Module) -> bool:
+def has_unrounded_weight(layer: nn.Module) -> bool:
     """Return whether a layer computes with its weight as it is or transformed, but not rounded.
 
     An embedding with max_norm does not: PyTorch writes into its weight at each lookup.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # largest batch of a file: its memory is planned for that many images; ExecuTorch 1.5 plans for at
 # most 15
-MOST = 8
+MAX_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ class Executorch(Target):
     ) -> None:
         import torch
 
+        from ..exporting.decompose import export_decomposing_by_operator
+        from ..exporting.example_inputs import float_samples
         from ..exporting.floats import round_in_floats
-        from ..exporting.lowered import by_operator
-        from ..exporting.shown import float_samples
         from ..exporting.xnnpack import in_integers
         from ..surgery.layers import bake_transforms
         from ..surgery.quantization.network import QuantizedNetwork
 
-        shown = float_samples(self, model, shape, example)
+        samples = float_samples(self, model, shape, example)
         model = copy.deepcopy(model).cpu().float().eval()
         for layer in list(model.modules()):
             if isinstance(layer, QuantizedNetwork) and not in_integers(layer):
@@ -76,7 +76,7 @@ class Executorch(Target):
         bake_transforms(model)
         try:
             with hushed(), torch.no_grad():
-                program = by_operator(lambda: program_of(model, shown))
+                program = export_decomposing_by_operator(lambda: program_of(model, samples))
         except Exception as error:  # the passes of ExecuTorch raise errors of any type
             raise LissomError(
                 f"export: ExecuTorch cannot convert this network: {cause_of(error)}; onnxruntime may run it"
@@ -100,27 +100,27 @@ class Executorch(Target):
             # the next output is written into the same memory
             parts = [
                 method.execute([part.contiguous()])[0].clone()
-                for part in torch.from_numpy(images).split(MOST)
+                for part in torch.from_numpy(images).split(MAX_BATCH)
             ]
             return [torch.cat(parts).numpy()]
 
         return one_or_all(run)
 
 
-def program_of(model: nn.Module, shown: Any) -> bytes:
-    """Return a network as an ExecuTorch program for inputs like `shown`, up to MOST at once."""
+def program_of(model: nn.Module, samples: Any) -> bytes:
+    """Return a network as an ExecuTorch program for inputs like `samples`, up to MAX_BATCH at once."""
     import torch
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
     from ..exporting.xnnpack import read_as_floats
 
-    batch = torch.export.Dim("batch", max=MOST)
-    program = torch.export.export(model, (shown,), dynamic_shapes=({0: batch},))
+    batch = torch.export.Dim("batch", max=MAX_BATCH)
+    program = torch.export.export(model, (samples,), dynamic_shapes=({0: batch},))
     if floats := read_as_floats(program):
         for name in floats:
             model.get_submodule(name).in_floats()  # type: ignore[operator]
-        program = torch.export.export(model, (shown,), dynamic_shapes=({0: batch},))
+        program = torch.export.export(model, (samples,), dynamic_shapes=({0: batch},))
     buffer: bytes = (
         to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         .to_executorch()

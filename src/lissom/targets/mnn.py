@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from ..errors import LissomError
 from ..exporting.onnx.names import layer_named
 from ..language.method import arg
-from ..language.target import WARM, Images, Run, Target, middle, one_or_all
+from ..language.target import WARM_UP_RUNS, Images, Run, Target, middle, one_or_all
 from ..system.scratch import temporary
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 INSTEAD = {"kl": "admm", "admm": "kl", "ema": "kl"}
 ORDER = "order.json"  # the settings of the quantizer
 # root mean square of the difference over that of the outputs; rounding never causes so much
-WRONG = 0.5
+MAX_ROUNDING_ERROR = 0.5
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,11 @@ class Mnn(Target):
         import onnx
         import torch
 
+        from ..exporting.example_inputs import float_samples
         from ..exporting.isolated import child, output_shape, run_isolated, smoke_test
         from ..exporting.onnx.capped import relu_by_max
         from ..exporting.onnx.export import export_onnx
         from ..exporting.onnx.pooling import pool_by_window
-        from ..exporting.shown import float_samples
 
         shape = tuple(float_samples(self, model, shape, example).shape[1:])
         if self.activations and images is None:
@@ -247,7 +247,7 @@ class Mnn(Target):
         off = float(
             np.sqrt(np.square(answers - wanted).mean() / max(np.square(wanted).mean(), 1e-12))
         )
-        if not off <= WRONG:
+        if not off <= MAX_ROUNDING_ERROR:
             raise LissomError(
                 f"{self}: the file of MNN's quantizer answers unlike the network: outputs differ "
                 f"by {off:.2g} "
@@ -309,10 +309,10 @@ class Mnn(Target):
             runs[-1].append((layer_named(what.getName()), 1000 * (time.perf_counter() - begun)))
             return True
 
-        for _ in range(WARM + times):
+        for _ in range(WARM_UP_RUNS + times):
             runs.append([])
             network.runSessionWithCallBackInfo(session, begin, end)
-        return middle(runs[WARM:])
+        return middle(runs[WARM_UP_RUNS:])
 
 
 @contextlib.contextmanager

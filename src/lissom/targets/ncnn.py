@@ -73,9 +73,9 @@ class Ncnn(Target):
     ) -> None:
         import onnx
 
+        from ..exporting.example_inputs import float_samples
         from ..exporting.isolated import output_shape, run_isolated, smoke_test
         from ..exporting.onnx.export import export_onnx
-        from ..exporting.shown import float_samples
 
         shape = tuple(float_samples(self, model, shape, example).shape[1:])
         spec = find_spec("pnnx")

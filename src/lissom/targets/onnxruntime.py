@@ -15,7 +15,7 @@ from ..exporting.onnx.names import layers_in
 from ..exporting.reasons import RECURRENT
 from ..importing.packed import ENDING, is_packed, read
 from ..language.method import arg
-from ..language.target import WARM, Fused, Images, Run, Target, middle, one_or_all
+from ..language.target import WARM_UP_RUNS, Fused, Images, Run, Target, middle, one_or_all
 from ..system.scratch import temporary
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class Onnxruntime(Target):
             names = [part.name for part in session.get_inputs()]
             layer = layers_in(path)
             runs: list[list[tuple[str, float]]] = [[]]
-            for _ in range(WARM + times):
+            for _ in range(WARM_UP_RUNS + times):
                 session.run(None, dict(zip(names, inputs, strict=True)))
             for event in json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")):
                 if event["name"] == "model_run":  # recorded at the end of the run, after its nodes
@@ -179,7 +179,7 @@ class Onnxruntime(Target):
                 elif event["name"].endswith("_kernel_time"):
                     node = event["name"].removesuffix("_kernel_time")
                     runs[-1].append((layer(node, event["args"]["op_name"]), event["dur"] / 1000))
-        return middle(runs[WARM:-1])
+        return middle(runs[WARM_UP_RUNS:-1])
 
     def fused(self, path: Path) -> Fused | None:
         """Count integer operations in the optimised graph that ONNX Runtime runs and can save."""

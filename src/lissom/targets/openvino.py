@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..exporting.onnx.names import layers_in
 from ..language.method import arg
-from ..language.target import WARM, Fused, Images, Run, Target, middle, one_or_all
+from ..language.target import WARM_UP_RUNS, Fused, Images, Run, Target, middle, one_or_all
 from ..system.scratch import temporary
 
 if TYPE_CHECKING:
@@ -91,12 +91,13 @@ class Openvino(Target):
         images: Images | None = None,
         example: Tree | None = None,
     ) -> None:
+        from ..exporting.network_with_preprocessing import NetworkWithPreprocessing
         from ..exporting.onnx.export import export_onnx
-        from ..exporting.pictured import Pictured
         from ..surgery.quantization.network import QuantizedNetwork
 
         own_format = any(
-            isinstance(layer, Pictured) or (isinstance(layer, QuantizedNetwork) and layer.few())
+            isinstance(layer, NetworkWithPreprocessing)
+            or (isinstance(layer, QuantizedNetwork) and layer.has_packable_weights())
             for layer in model.modules()
         )
         if not own_format:
@@ -152,7 +153,7 @@ class Openvino(Target):
         request = self.compiled(model, threads, {"PERF_COUNT": True}).create_infer_request()
         layer = layers_in(path)
         runs = []
-        for _ in range(WARM + times):
+        for _ in range(WARM_UP_RUNS + times):
             request.infer(list(inputs))
             runs.append(
                 [
@@ -161,7 +162,7 @@ class Openvino(Target):
                     if node.status == node.Status.EXECUTED
                 ]
             )
-        return middle(runs[WARM:])
+        return middle(runs[WARM_UP_RUNS:])
 
     def fused(self, path: Path) -> Fused | None:
         """Count by the precision that the CPU plugin chose for each operation."""

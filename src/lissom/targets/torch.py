@@ -59,14 +59,14 @@ class Torch(Target):
     ) -> None:
         import torch
 
+        from ..exporting.example_inputs import export_inputs
         from ..exporting.floats import round_in_floats
-        from ..exporting.shown import shown_to
         from ..surgery.quantization.network import QuantizedNetwork
         from ..surgery.weights.cast import bake_but_cast
 
         model = copy.deepcopy(model).cpu().float().eval()
-        shown = shown_to(model, shape, example)
-        model = shown.network(model)
+        inputs = export_inputs(model, shape, example)
+        model = inputs.network(model)
         for layer in list(model.modules()):
             if isinstance(layer, QuantizedNetwork):
                 round_in_floats(layer, always=True)
@@ -76,7 +76,7 @@ class Torch(Target):
             with warnings.catch_warnings(), torch.no_grad(), released():
                 warnings.simplefilter("ignore")
                 program = torch.export.export(
-                    model, shown.given, dynamic_shapes=shown.shapes(torch.export.Dim("batch"))
+                    model, inputs.arguments, dynamic_shapes=inputs.shapes(torch.export.Dim("batch"))
                 )
                 torch.export.save(program, path, extra_files={"lissom.json": json.dumps(text)})
         except OSError:
@@ -95,7 +95,7 @@ class Torch(Target):
             warnings.simplefilter("ignore")
             program = torch.export.load(path)
             network = program.module()
-        # with several inputs or outputs the program takes a tuple, see exporting/shown.py
+        # with several inputs or outputs the program takes a tuple, see exporting/example_inputs.py
         several = isinstance(program.example_inputs[0][0], (tuple, list))
         if self.compile:
             from torch._inductor import config

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 COUNTS = ("num_classes", "in_channels")
-MOST = 1_000_000  # limit of classes and channels
+MAX_COUNT = 1_000_000  # limit of classes and channels
 
 
 def code_named(build: dict[str, Any]) -> str | None:
@@ -70,9 +70,9 @@ def arguments(build: dict[str, Any], where: str) -> dict[str, Any]:
     """
     found = {key: value for key, value in build.items() if key != "model"}
     for key, value in found.items():
-        if key in COUNTS and (type(value) is not int or not 1 <= value <= MOST):
+        if key in COUNTS and (type(value) is not int or not 1 <= value <= MAX_COUNT):
             raise LissomError(
-                f"load: {where}: expected num_classes and in_channels from 1 to {MOST}, got "
+                f"load: {where}: expected num_classes and in_channels from 1 to {MAX_COUNT}, got "
                 f"{key!r:.40}: {value!r:.40}"
             )
         if isinstance(value, list):  # JSON has no tuples

@@ -93,11 +93,13 @@ def file_mark(path: str) -> str:
         raise LissomError(f"weights: {path} cannot be read ({error.strerror})") from None
 
 
-def called(function: Callable[[], Any], where: str) -> Any:
+def call_user_code(
+    function: Callable[[], Any], where: str, text_of: Callable[[BaseException], str] = str
+) -> Any:
     """Return the result of a user's function. Raises LissomError with the text of its error."""
     try:
         return function()
     except LissomError:
         raise
     except Exception as error:  # the user's own code may raise anything
-        raise LissomError(f"{where} raised {describe_error(error, str(error))}") from error
+        raise LissomError(f"{where} raised {describe_error(error, text_of(error))}") from error

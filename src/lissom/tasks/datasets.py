@@ -17,7 +17,7 @@ from ..data.source import is_own_data
 from ..data.validation import parted
 from ..errors import LissomError, listed, nearest
 from ..language.preprocess import Preprocess
-from .code import called, loaded
+from .code import call_user_code, loaded
 
 ALSO = {"val": "valid", "validation": "valid", "training": "train", "testing": "test"}
 
@@ -47,7 +47,7 @@ def own_data(spec: str, *, preprocess: str | None = None, classes: str | None = 
     found, source = loaded(place, name, "data")
     is_function = callable(found) and not hasattr(found, "__getitem__")
     if is_function and not hasattr(found, "__iter__") and not isinstance(found, type):
-        found = called(found, f"data: {spec}")
+        found = call_user_code(found, f"data: {spec}")
     if isinstance(found, Data):
         if preprocess or classes:
             word = "preprocess" if preprocess else "classes"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from ..errors import LissomError, type_of
 from ..language.kind import Kind
 from ..language.menu import menu
-from ..language.method import method_of, method_of_class
-from .code import called, loaded
+from ..language.parse_methods import method_of, method_of_class
+from .code import call_user_code, loaded
 
 if TYPE_CHECKING:
     from ..trees import Tree
@@ -55,9 +55,9 @@ def kind_named(text: str) -> tuple[Kind, str]:
                 f"from {listed_classes()}"
             )
         call = partial(method_of_class, found, f"{name}{settings}", "--kind")
-        found = called(call, f"--kind: {text}")
+        found = call_user_code(call, f"--kind: {text}")
     elif isinstance(found, type) or (callable(found) and not isinstance(found, Kind)):
-        found = called(found, f"--kind: {text}")
+        found = call_user_code(found, f"--kind: {text}")
     if not isinstance(found, Kind):
         raise LissomError(
             f"--kind: expected a lissom.Kind in {text}, as one made from a class that inherits from "

@@ -164,7 +164,7 @@ class Machine:
             pairs = [self._pop(), self._pop()][::-1] if name == "SETITEM" else self._marked()
             for key in pairs[::2]:
                 if isinstance(key, (Global, Holder)) or size_of(key) > KEY:
-                    raise Unfit(f"a key is {told(key)}")
+                    raise Unfit(f"a key is {description_of(key)}")
             self._held(pairs[1::2])
         else:
             return name == "PROTO"
@@ -189,20 +189,20 @@ class Machine:
                 or given.size > KEY
                 or any(isinstance(part, Holder) for part in given.parts)
             ):
-                raise Unfit(f"it names a tensor by {told(given)}")
+                raise Unfit(f"it names a tensor by {description_of(given)}")
             self.stack.append(Holder("a tensor"))
             return True
         if size_of(given) > CALL or (
             name == "BUILD" and isinstance(given, Holder) and given.kind == "EMPTY_LIST"
         ):
-            raise Unfit(f"an object is made of {told(given)}")
+            raise Unfit(f"an object is made of {description_of(given)}")
         if name != "BUILD":
             self._called(self._pop(), given)
         return True
 
     def _called(self, function: Any, given: Any) -> None:
         if not isinstance(function, Global) or not isinstance(given, Tuple):
-            raise Unfit(f"it calls {told(function)}")
+            raise Unfit(f"it calls {description_of(function)}")
         first, second = (*given.parts, None, None)[:2]
         # set and Counter hash their values; bytearray(n) allocates n bytes; state dicts encode text
         # only as latin-1
@@ -234,7 +234,7 @@ def size_of(value: Any) -> int:
     return value.size if isinstance(value, Tuple) else 1
 
 
-def told(value: Any) -> str:
+def description_of(value: Any) -> str:
     """Return a short description of a value."""
     if isinstance(value, Global):
         return value.name

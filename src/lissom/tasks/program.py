@@ -173,16 +173,16 @@ def rebuilt(exported: fx.GraphModule, state: Mapping[str, Tensor]) -> nn.Module:
 
 def check_batches(network: nn.Module, graph: fx.Graph, where: str) -> None:
     """Raise LissomError if a program takes only batches of the size that it was exported with."""
-    shown = [node.meta["val"] for node in graph.nodes if node.op == "placeholder"]
-    if not shown or not all(isinstance(value, Tensor) and value.ndim for value in shown):
+    examples = [node.meta["val"] for node in graph.nodes if node.op == "placeholder"]
+    if not examples or not all(isinstance(value, Tensor) and value.ndim for value in examples):
         return
-    sizes = [value.shape[0] for value in shown]
+    sizes = [value.shape[0] for value in examples]
     if not all(isinstance(size, int) for size in sizes) or len(set(sizes)) > 1:
         return
     count = sizes[0]
     spec: Any = network._in_spec
     more = [
-        torch.zeros(count + 1, *map(int, value.shape[1:]), dtype=value.dtype) for value in shown
+        torch.zeros(count + 1, *map(int, value.shape[1:]), dtype=value.dtype) for value in examples
     ]
     try:
         with torch.no_grad():

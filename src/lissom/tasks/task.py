@@ -14,7 +14,7 @@ from ..errors import LissomError, type_of
 from ..language.kind import Kind
 from ..language.tally import Collected, Itself, Metric, Tally
 from .builders import onnx_file
-from .code import ORDER, called, file_mark, loaded, weights_file
+from .code import ORDER, call_user_code, file_mark, loaded, weights_file
 from .kinds import kind_named, kind_of
 from .networks import arguments_for, factory_of, is_own_code, is_published, published_argument
 
@@ -249,7 +249,7 @@ class Task:
                 ) from error
 
         torch.manual_seed(seed)
-        model = called(build, f"model {self.name}: building it")
+        model = call_user_code(build, f"model {self.name}: building it")
         if not isinstance(model, nn.Module):
             raise LissomError(
                 f"model {self.name}: building it returned {type_of(model)}, not a torch.nn.Module"
@@ -282,7 +282,7 @@ def own_task(spec: str) -> Task:
         raise LissomError(f"task: there is no file {place}")
     found, source = loaded(place, name, "task")
     if not isinstance(found, Task) and callable(found):
-        found = called(found, f"task: {spec}")
+        found = call_user_code(found, f"task: {spec}")
     if not isinstance(found, Task):
         raise LissomError(f"task: expected a lissom.Task in {spec}, got {type_of(found)}")
     return replace(

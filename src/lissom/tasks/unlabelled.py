@@ -12,8 +12,8 @@ from ..data.data import Data
 from ..data.split import CPU, Split
 from ..errors import LissomError
 from ..language.kind import Kind
-from ..trees import Tree, handed, shapes
-from .code import called
+from ..trees import Tree, run_network, shapes
+from .code import call_user_code
 
 OF_AXES = {  # how many axes outputs have -> the kind that they may be of
     3: "if these are (batch, positions, classes), add --kind tag",
@@ -58,8 +58,8 @@ def labelled_by(model: nn.Module, data: Data, kind: Kind, name: str, kind_text: 
         found: list[Tensor] = []
         for pixels, _ in split.batches(128, CPU):
             inputs = data.normalised(pixels)
-            outputs = called(partial(handed, model, inputs), f"model {name}: it")
-            classes, labels = called(partial(said, outputs), f"--kind {kind_text}")
+            outputs = call_user_code(partial(run_network, model, inputs), f"model {name}: it")
+            classes, labels = call_user_code(partial(said, outputs), f"--kind {kind_text}")
             wide = max(wide, classes)
             found.append(labels)
         return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)

@@ -34,7 +34,7 @@ def test_an_entry_arrives_as_it_was_and_is_signed_here(
     check_made(files, node, task.spec)
     store = Store(tmp_path / "here")
     take_in(store, node.key, files)
-    assert store.own(node.key) and store.record(node.key)["key"] == node.key
+    assert store.is_trusted(node.key) and store.record(node.key)["key"] == node.key
     there = files_of(store, node.key)
     assert {name for name in files if files[name] != there[name]} == {"manifest.json"}
 

@@ -24,7 +24,7 @@ import lissom
 from lissom import LissomError, Store, Task
 from lissom.data.data import Data
 from lissom.learning.rung import Rung
-from lissom.running.search.early import Early
+from lissom.running.search.early import EarlyStopping
 from lissom.running.search.outcome import Outcome
 from lissom.system.processes import surroundings
 
@@ -133,7 +133,7 @@ def test_a_cluster_makes_what_one_process_makes_though_a_node_dies(
     assert "its worker was lost" in done.stderr and "it is made again" in done.stderr
     assert bits(tmp_path) == bits(alone)
     store = Store(tmp_path)
-    assert all(store.own(key) for key in store), "the head signs what it takes in"
+    assert all(store.is_trusted(key) for key in store), "the head signs what it takes in"
     assert {path.name for path in tmp_path.glob(".*")} == {".locks"}
 
 
@@ -156,7 +156,7 @@ def test_code_of_the_current_folder_travels(
     assert done.returncode == 0, done.stderr
     monkeypatch.chdir(tmp_path)  # where the code lies is signed, too
     store = Store(".lissom")
-    assert len(list(store)) == 2 and all(store.own(key) for key in store)
+    assert len(list(store)) == 2 and all(store.is_trusted(key) for key in store)
     assert "usage stat" not in (done.stdout + done.stderr).lower()
 
 
@@ -171,7 +171,7 @@ def test_a_training_is_stopped_on_a_cluster_too(
     """A search sends its rungs along, and takes back what a training had reached."""
     monkeypatch.setattr("lissom.running.search.search.PROBES", 2)
     rungs = [Rung(), Rung(1.5)]
-    monkeypatch.setattr(Early, "rung", lambda *_: rungs.pop(0))
+    monkeypatch.setattr(EarlyStopping, "rung", lambda *_: rungs.pop(0))
     found = lissom.search(
         'train(1) | prune(0.1..0.5, of="macs") | train(3, batch=256) | quantize(8)',
         "fastest",

@@ -58,7 +58,7 @@ class Landscape:
     def reference(self, _: Recipe) -> Outcome:
         return Outcome({}, "", "float", dict(FLOAT), 0.0)
 
-    def probed(self, recipe: Recipe) -> Recipe | None:
+    def without_learning(self, recipe: Recipe) -> Recipe | None:
         steps = tuple(step for step in recipe.steps if not step.learning)
         return Recipe(steps) if len(steps) < len(recipe.steps) else None
 
@@ -67,13 +67,13 @@ class Landscape:
 
     def probe(self, point: Point, recipe: Recipe) -> Outcome:
         self.seconds += 3.0
-        return self.outcome(point, recipe, probe=self.probed(recipe) is not None)
+        return self.outcome(point, recipe, probe=self.without_learning(recipe) is not None)
 
     def outcomes(
-        self, asked: list[tuple[Point, Recipe]], rungs: list[Rung | None]
+        self, proposals: list[tuple[Point, Recipe]], rungs: list[Rung | None]
     ) -> list[Outcome | LissomError]:
         results: list[Outcome | LissomError] = []
-        for (point, recipe), rung in zip(asked, rungs, strict=True):
+        for (point, recipe), rung in zip(proposals, rungs, strict=True):
             try:
                 results.append(self.judged(point, recipe, rung))
             except LissomError as error:

@@ -20,13 +20,13 @@ from lissom.language.search_space import SearchSpace
 from lissom.language.want import Want
 from lissom.learning.rung import Rung
 from lissom.running.plan import ends
-from lissom.running.search.early import LEAST_KNOWN, Early
+from lissom.running.search.early import LEAST_KNOWN, EarlyStopping
 from lissom.running.search.effort import Effort
 from lissom.running.search.evaluate import rungs_of
 from lissom.running.search.goal import Goal
 from lissom.running.search.outcome import Outcome, Point
 from lissom.running.search.propose import Proposer
-from lissom.running.search.scale import MARGIN
+from lissom.running.search.scale import SHORTFALL_MARGIN
 from lissom.running.search.search import Search
 from lissom.running.search.surrogate import encoded
 from lissom.store.store import Store
@@ -56,9 +56,11 @@ def outcome(top1: float, ms: float, **more: object) -> Outcome:
     return Outcome(point, recipe, "", values, 1.0, **more)  # type: ignore[arg-type]
 
 
-def early(want: str) -> Early:
+def early(want: str) -> EarlyStopping:
     goal = Goal.of(Want.of(want), ["top1"], ["onnxruntime"], FLOAT)
-    return Early(goal, Proposer(SearchSpace(SPACE), goal, FLOAT, np.random.default_rng(0)), "top1")
+    return EarlyStopping(
+        goal, Proposer(SearchSpace(SPACE), goal, FLOAT, np.random.default_rng(0)), "top1"
+    )
 
 
 KNOWN = [
@@ -72,14 +74,14 @@ KNOWN = [
 def test_a_training_is_stopped_if_no_earlier_one_came_so_far() -> None:
     """Of the shortfall, the rest of the epochs leaves at least as little as ever, less a deviation."""
     known = early("fastest, top1 >= 0.9")
-    far = [(0.95 - each.values["top1"]) / 0.95 + MARGIN for each in KNOWN]
-    before = [(0.95 - each.midway) / 0.95 + MARGIN for each in KNOWN if each.midway]
+    far = [(0.95 - each.values["top1"]) / 0.95 + SHORTFALL_MARGIN for each in KNOWN]
+    before = [(0.95 - each.midway) / 0.95 + SHORTFALL_MARGIN for each in KNOWN if each.midway]
     left = [a / b for a, b in zip(far, before, strict=True)]
     most = min(left) / np.exp(np.std(np.log(left)))
     rung = known.rung(KNOWN[0].point, KNOWN)
     assert rung.least is not None
-    at_rung = (0.95 - rung.least) / 0.95 + MARGIN
-    assert at_rung * most == pytest.approx((0.95 - 0.9) / 0.95 + MARGIN)
+    at_rung = (0.95 - rung.least) / 0.95 + SHORTFALL_MARGIN
+    assert at_rung * most == pytest.approx((0.95 - 0.9) / 0.95 + SHORTFALL_MARGIN)
 
 
 def test_nothing_is_stopped_while_little_is_known() -> None:
@@ -107,10 +109,10 @@ def test_what_costs_least_is_of_use_whatever_its_metric() -> None:
 def test_what_was_stopped_is_believed_to_have_learned_as_usual() -> None:
     known = early("front")
     stopped = Outcome(KNOWN[1].point, "r", "", {}, 1.0, midway=0.5, stopped=True)
-    values = known.completed(stopped, KNOWN).values
+    values = known.with_predictions(stopped, KNOWN).values
     assert 0.5 < values["top1"] < 0.92
     assert values[MS] == pytest.approx(0.6, rel=0.2)
-    assert known.goal.front([known.completed(stopped, KNOWN)]) == []
+    assert known.goal.front([known.with_predictions(stopped, KNOWN)]) == []
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -184,7 +186,7 @@ def test_a_real_training_is_stopped_and_goes_on_when_it_is_run(
     """In this process and in a worker; a stopped recipe is still a recipe."""
     monkeypatch.setattr("lissom.running.search.search.PROBES", 1)
     rungs = [Rung(), Rung(1.5)]
-    monkeypatch.setattr(Early, "rung", lambda *_: rungs.pop(0))
+    monkeypatch.setattr(EarlyStopping, "rung", lambda *_: rungs.pop(0))
     task = Task.of("resnet8", Data.of("digits", size=(8, 8)))
     store = Store(tmp_path / "store")
     told: list[str] = []

@@ -11,7 +11,7 @@ import lissom
 from lissom import LissomError, Store
 from lissom.cli.main import main
 from lissom.data.data import Data
-from lissom.running.search.found import Found
+from lissom.running.search.run_search import SearchResult
 from lissom.tasks.task import Task
 
 
@@ -32,7 +32,7 @@ def task(*, of_uncompressed: bool) -> Task:
     return made
 
 
-def searched(root: Path, own: Task, want: str, told: list[str]) -> Found:
+def searched(root: Path, own: Task, want: str, told: list[str]) -> SearchResult:
     return lissom.search(
         "{quantize(8), prune({0.1, 0.2, 0.3})}",
         want,

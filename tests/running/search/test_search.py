@@ -20,13 +20,18 @@ from lissom.language.recipe import Recipe
 from lissom.language.search_space import SearchSpace
 from lissom.language.want import Want
 from lissom.running.plan import targets_of
-from lissom.running.search.effort import Effort, Left, expected_count
-from lissom.running.search.found import Found, Unanswered, few_bits_help, finished
+from lissom.running.search.effort import Effort, RemainingBudget, expected_count
 from lissom.running.search.front import gain
 from lissom.running.search.goal import Goal
 from lissom.running.search.outcome import Outcome, Point
 from lissom.running.search.propose import Proposer
-from lissom.running.search.search import Budget, Search, default_space, why_not
+from lissom.running.search.run_search import (
+    IncompleteSearch,
+    SearchResult,
+    few_bits_help,
+    finish_search,
+)
+from lissom.running.search.search import Budget, Search, default_space, reason_not_chosen
 from lissom.running.search.surrogate import encoded
 from lissom.tasks.task import Task
 
@@ -80,11 +85,13 @@ def test_a_short_search_where_half_the_options_fail_meets_its_limits(
 def test_the_number_of_recipes_is_a_matter_of_time_or_of_trials() -> None:
     recipe = 'prune(0.5) | distill("kd", 5)'
     trained = [Outcome({}, recipe, "", {}, 20.0), Outcome({}, "fold", "", {}, 1.0)]
-    assert expected_count([], Left(100.0), 1) == np.inf  # how long one takes is not known
-    assert expected_count(trained[1:], Left(100.0), 1) == np.inf
-    assert expected_count(trained, Left(100.0), 1) == 2 + 5
-    assert expected_count(trained, Left(100.0), 4) == 2 + 20
-    assert expected_count(trained, Left(100.0, recipes=3), 4) == 2 + 3
+    assert (
+        expected_count([], RemainingBudget(100.0), 1) == np.inf
+    )  # how long one takes is not known
+    assert expected_count(trained[1:], RemainingBudget(100.0), 1) == np.inf
+    assert expected_count(trained, RemainingBudget(100.0), 1) == 2 + 5
+    assert expected_count(trained, RemainingBudget(100.0), 4) == 2 + 20
+    assert expected_count(trained, RemainingBudget(100.0, recipes=3), 4) == 2 + 3
 
 
 def test_the_cheapest_combination_is_looked_for_before_a_goal_is_refused(tmp_path: Path) -> None:
@@ -320,8 +327,8 @@ def test_the_cheapest_of_equals_is_best() -> None:
         for k, (top1, ms) in enumerate([(0.9, 3.0), (0.9, 1.0), (0.9, 2.0), (0.8, 0.5)])
     ]
     assert goal.best(outcomes) is outcomes[1]
-    assert why_not(outcomes[0], [outcomes[1]], goal) == "as good, and costs more"
-    assert why_not(outcomes[3], [outcomes[1]], goal) == "top1 0.8, the best has 0.9"
+    assert reason_not_chosen(outcomes[0], [outcomes[1]], goal) == "as good, and costs more"
+    assert reason_not_chosen(outcomes[3], [outcomes[1]], goal) == "top1 0.8, the best has 0.9"
 
 
 def test_a_front_is_what_nothing_beats() -> None:
@@ -387,7 +394,7 @@ def test_a_search_of_real_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     store = Store(tmp_path / "store")
     told: list[str] = []
 
-    def searched_for(trials: int, **more: int) -> Found:
+    def searched_for(trials: int, **more: int) -> SearchResult:
         told.clear()
         return lissom.search(
             'train(1) | prune(0.1..0.5, of="macs") | train(1) | quantize(8)',
@@ -429,7 +436,7 @@ def test_a_network_that_misses_what_is_expected_of_it_is_not_searched(
     task = Task.of("resnet8", Data.of("digits", size=(8, 8)))
     store = Store(tmp_path / "store")
 
-    def searched_for(expect: str) -> Found:
+    def searched_for(expect: str) -> SearchResult:
         return lissom.search(
             "train(1) | prune(0..0.5)",
             "smallest",
@@ -539,7 +546,7 @@ def test_what_was_found_is_kept_though_its_file_cannot_be_made_again(tmp_path: P
     def gone(_: Outcome) -> list[dict[str, object]]:
         raise LissomError("store: it was deleted")
 
-    with pytest.raises(Unanswered, match="it was deleted") as caught:
-        finished(search, gone, land.run.store)
-    assert caught.value.found.met and caught.value.found.outcomes
+    with pytest.raises(IncompleteSearch, match="it was deleted") as caught:
+        finish_search(search, gone, land.run.store)
+    assert caught.value.result.met and caught.value.result.outcomes
     assert list((tmp_path / ".searches").glob("*.json"))

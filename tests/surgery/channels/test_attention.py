@@ -21,10 +21,10 @@ from torchvision.models.swin_transformer import (
 
 from lissom import apply, load, save
 from lissom.surgery.channels.attention import HeadAttention
-from lissom.surgery.channels.probe import cuttable
 from lissom.surgery.channels.slice import slice_channels, zero_channels
+from lissom.surgery.channels.trial_cut import cuttable
 from lissom.surgery.channels.windows import CLASSES, PartitionAttention, WindowAttention
-from lissom.surgery.compare import difference
+from lissom.surgery.compare import network_difference
 
 
 class ByHand(nn.Module):
@@ -116,7 +116,7 @@ def test_heads_are_units_and_cutting_them_is_exact(name: str) -> None:
         zeroed, small = copy.deepcopy(model), copy.deepcopy(model)
         zero_channels(zeroed, cut)
         slice_channels(small, cut)
-        assert difference(zeroed, small, x) < 1e-5
+        assert network_difference(zeroed, small, x) < 1e-5
         assert sum(p.numel() for p in small.parameters()) < sum(
             p.numel() for p in model.parameters()
         )
@@ -131,7 +131,7 @@ def test_windows_with_all_heads_are_torchvisions_own(second: bool, size: tuple[i
     for layer in ours.modules():
         if isinstance(layer, ShiftedWindowAttention):
             layer.__class__ = WindowAttention
-    assert difference(model, ours, x) < 1e-5
+    assert network_difference(model, ours, x) < 1e-5
 
 
 def test_parts_with_all_heads_are_torchvisions_own() -> None:
@@ -143,7 +143,7 @@ def test_parts_with_all_heads_are_torchvisions_own() -> None:
     for layer in layers:
         layer.__class__ = PartitionAttention
     assert len(layers) == 4
-    assert difference(model, ours, x) < 1e-5
+    assert network_difference(model, ours, x) < 1e-5
 
 
 @pytest.mark.parametrize("path", CLASSES)

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from lissom.models import factory
 from lissom.surgery.channels.group import Group
-from lissom.surgery.channels.groups import Groups, groups_of
+from lissom.surgery.channels.network_groups import NetworkGroups, groups_of
 
 IMAGE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def together(groups: Groups) -> dict[frozenset[str], int]:
+def together(groups: NetworkGroups) -> dict[frozenset[str], int]:
     """Return the sets of layers whose outputs are coupled, with the number of units of each."""
     return {frozenset(group.layers("out")): group.size for group in groups}
 
@@ -28,14 +28,14 @@ def couples(*sets: tuple[str, int]) -> dict[frozenset[str], int]:
     return {frozenset(names.split()): size for names, size in sets}
 
 
-def reader(groups: Groups, tensor: str) -> list[list[int]]:
+def reader(groups: NetworkGroups, tensor: str) -> list[list[int]]:
     """Return the units that each group cuts of what a tensor reads."""
     return [
         m.unit.tolist() for g in groups for m in g.members if m.tensor == tensor and m.role == "in"
     ]
 
 
-def the(groups: Groups, layer: str) -> Group:
+def the(groups: NetworkGroups, layer: str) -> Group:
     return next(g for g in groups if layer in g.layers("out"))
 
 
@@ -180,7 +180,7 @@ def test_a_gate_of_one_channel_stays_and_what_it_scales_is_free() -> None:
     )
     groups = groups_of(net, IMAGE)
     assert together(groups) == couples(("one", 8))
-    assert "gates every channel" in groups.left["gate"]
+    assert "gates every channel" in groups.left_whole["gate"]
 
 
 def test_a_layer_used_twice_cuts_what_it_reads_with_what_it_makes() -> None:
@@ -245,7 +245,7 @@ def test_channels_that_an_operation_mixes_are_left_whole_with_a_reason(
     )
     groups = groups_of(net, IMAGE)
     assert together(groups) == couples(("stem", 6)), name
-    assert groups.left["one"]
+    assert groups.left_whole["one"]
 
 
 def test_weights_that_are_computed_leave_what_they_read_whole() -> None:
@@ -256,7 +256,7 @@ def test_weights_that_are_computed_leave_what_they_read_whole() -> None:
         head=head(8),
     )
     groups = groups_of(net, IMAGE)
-    assert together(groups) == {} and "computed" in groups.left["one"]
+    assert together(groups) == {} and "computed" in groups.left_whole["one"]
 
 
 def test_layers_that_compute_their_weights_are_named() -> None:
@@ -269,7 +269,7 @@ def test_layers_that_compute_their_weights_are_named() -> None:
     )
     groups = groups_of(net, IMAGE)
     assert together(groups) == {} and all(
-        "computed" in groups.left[name] for name in ("0", "1", "3")
+        "computed" in groups.left_whole[name] for name in ("0", "1", "3")
     )
 
 
@@ -338,7 +338,7 @@ def test_channels_that_are_normalised_together_are_cut_together(
     net: Callable[[], nn.Module],
 ) -> None:
     model = net()
-    (group,) = groups_of(model, IMAGE).free
+    (group,) = groups_of(model, IMAGE).cuttable_groups
     assert group.size == (4 if isinstance(model[1], nn.GroupNorm) else 8)
     assert {m.tensor for m in group.members} >= {"0.weight", "1.weight", "1.bias", "2.2.weight"}
 
@@ -369,7 +369,7 @@ def test_the_hidden_width_of_attention_layers_is_free_and_what_is_normalised_ove
     )
     groups = groups_of(net, IMAGE)
     assert frozenset({"layer.linear1"}) in together(groups)
-    assert "averages over its channels" in groups.left["one"]
+    assert "averages over its channels" in groups.left_whole["one"]
 
 
 def test_halves_of_a_layer_lose_the_same_when_asked_to() -> None:
@@ -381,7 +381,7 @@ def test_halves_of_a_layer_lose_the_same_when_asked_to() -> None:
         head=head(8),
     )
     free = groups_of(net, IMAGE)
-    assert free.split == {"a"} and [g.size for g in free if "a" in g.layers("out")] == [8, 8]
+    assert free.split_layers == {"a"} and [g.size for g in free if "a" in g.layers("out")] == [8, 8]
     (tied,) = [g for g in groups_of(net, IMAGE, tied={"a"}) if "a" in g.layers("out")]
     assert tied.members[0].unit.tolist() == [*range(8), *range(8)]
 
@@ -393,7 +393,7 @@ def test_what_enters_and_leaves_the_network_stays(wrap: Callable[[Tensor], Any])
     net = Net(lambda s, x: wrap(s.last(F.relu(s.one(x)))), one=conv(3, 8), last=conv(8, 8))
     groups = groups_of(net, IMAGE)
     assert together(groups) == couples(("one", 8))
-    assert groups.left == {"last": "an output of the network"}
+    assert groups.left_whole == {"last": "an output of the network"}
     assert ("one.weight", 1) not in {(m.tensor, m.axis) for g in groups for m in g.members}
 
 
@@ -406,7 +406,8 @@ def test_what_is_added_to_the_input_stays() -> None:
     )
     groups = groups_of(net, IMAGE)
     assert (
-        together(groups) == couples(("one", 8)) and groups.left["two"] == "the input of the network"
+        together(groups) == couples(("one", 8))
+        and groups.left_whole["two"] == "the input of the network"
     )
 
 
@@ -426,8 +427,8 @@ def test_a_recurrent_layer_and_what_gates_it_stay(layer: type[nn.RNNBase]) -> No
     )
     groups = groups_of(net, torch.randn(1, 4, 5))
     assert together(groups) == couples(("one", 8))
-    assert "the state of a recurrent layer" in groups.left["recurrent"]
-    reason = groups.left["attention"]
+    assert "the state of a recurrent layer" in groups.left_whole["recurrent"]
+    reason = groups.left_whole["attention"]
     assert "the state of a recurrent layer" in reason or "gates every channel" in reason
 
 

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from lissom import LissomError, apply
 from lissom.models import factory
 from lissom.surgery.channels.choose import lowest
-from lissom.surgery.channels.groups import Groups, groups_of
-from lissom.surgery.channels.probe import cuttable, widths
+from lissom.surgery.channels.network_groups import NetworkGroups, groups_of
 from lissom.surgery.channels.rules import RULES
 from lissom.surgery.channels.slice import (
     Cut,
@@ -26,7 +25,8 @@ from lissom.surgery.channels.slice import (
     zero_channels,
     zero_channels_alike,
 )
-from lissom.surgery.compare import difference
+from lissom.surgery.channels.trial_cut import cuttable, trial_stages
+from lissom.surgery.compare import network_difference
 
 EXACT = 1e-9  # everything here is computed in float64
 
@@ -54,7 +54,7 @@ def images(count: int = 4, size: int = 8, channels: int = 3) -> Tensor:
     )
 
 
-def random_cut(groups: Groups, seed: int) -> Cut:
+def random_cut(groups: NetworkGroups, seed: int) -> Cut:
     """Choose units at random of every group, never all of them, as many of each block as of the others."""
     draw = torch.Generator().manual_seed(seed)
     cut: Cut = []
@@ -74,7 +74,7 @@ def check_exact(model: nn.Module, x: Tensor, seed: int = 0) -> nn.Module:
     slice_channels(small, cut)
     with torch.no_grad():
         assert small(x).shape == model(x).shape
-    assert difference(zeroed, small, x) < EXACT
+    assert network_difference(zeroed, small, x) < EXACT
     return small
 
 
@@ -97,7 +97,7 @@ def check_dead(model: nn.Module, x: Tensor, seed: int = 0) -> None:
                     )
     small = copy.deepcopy(model)
     slice_channels(small, cut)
-    assert difference(model, small, x) < EXACT
+    assert network_difference(model, small, x) < EXACT
 
 
 def kill(tensor: Tensor, axis: int, dead: Tensor) -> None:
@@ -769,7 +769,7 @@ def test_a_trial_zeroes_the_same_in_tensors_of_its_own(name: str) -> None:
     groups = cuttable(model, images().float())
     for cut in (
         random_cut(groups, 0),
-        [(group, units[1]) for group, units in widths(groups.free)],
+        [(group, units[1]) for group, units in trial_stages(groups.cuttable_groups)],
     ):
         zeroed, alike = copy.deepcopy(model), copy.deepcopy(model)
         shared = {key: tensor.data for key, tensor in alike.state_dict().items()}
@@ -854,8 +854,8 @@ def test_the_difference_is_relative_to_the_largest_output() -> None:
     with torch.no_grad():
         one.weight.copy_(4 * torch.eye(3))
         two.weight.copy_(3 * torch.eye(3))
-    assert difference(one, two, torch.eye(3)) == pytest.approx(0.25)
-    assert difference(one, one, torch.eye(3)) == 0
+    assert network_difference(one, two, torch.eye(3)) == pytest.approx(0.25)
+    assert network_difference(one, one, torch.eye(3)) == 0
 
 
 def test_the_dead_channels_of_a_grouped_and_shuffled_network_are_cut_without_a_trace() -> None:
@@ -882,7 +882,7 @@ def test_the_dead_channels_of_a_grouped_and_shuffled_network_are_cut_without_a_t
         small.one.groups,
         small.two.groups,
     ) == (4, 8)
-    assert difference(model, small, x) < EXACT
+    assert network_difference(model, small, x) < EXACT
 
 
 def test_parts_of_one_layer_are_groups_of_different_names() -> None:
@@ -1010,7 +1010,7 @@ def test_one_missed_coupling_among_many_groups_is_found(
     monkeypatch.setitem(RULES, "flip", RULES["relu"])
     groups = cuttable(model, images())
     assert [group.name for group in groups] == [name for name in every if name != f"layers.{place}"]
-    assert groups.left[f"layers.{place}"] == "the network's code does not follow a cut"
+    assert groups.left_whole[f"layers.{place}"] == "the network's code does not follow a cut"
 
 
 def test_the_line_that_does_not_follow_a_cut_is_named() -> None:
@@ -1022,7 +1022,8 @@ def test_the_line_that_does_not_follow_a_cut_is_named() -> None:
     groups, line = cuttable(model, images()), forward.__code__.co_firstlineno + 2
     assert [group.name for group in groups] == ["a"]
     assert (
-        groups.left["b"] == f"the network's code does not follow a cut (test_slice.py, line {line})"
+        groups.left_whole["b"]
+        == f"the network's code does not follow a cut (test_slice.py, line {line})"
     )
 
 
@@ -1080,7 +1081,7 @@ def test_a_network_that_chooses_nothing_is_cut_elsewhere() -> None:
         Net(forward, a=conv(3, 16), b=conv(16, 16), out=nn.Linear(16, 4), box=nn.Linear(16, 4))
     )
     groups = cuttable(model, images())
-    assert [group.name for group in groups] == ["a"] and "b" in groups.left
+    assert [group.name for group in groups] == ["a"] and "b" in groups.left_whole
 
 
 def test_what_is_read_from_regions_is_cut() -> None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from lissom import apply, export
 from lissom.language.context import SurgeryContext
-from lissom.language.method import method_of
-from lissom.surgery.quantization.dataflow import entry, trace_dataflow
-from lissom.surgery.quantization.settled import Ranges
+from lissom.language.parse_methods import method_of
+from lissom.surgery.quantization.dataflow import input_name_of, trace_dataflow
+from lissom.surgery.quantization.site_ranges import SiteRanges
 
 KNOWN: dict[str, Callable[[Tensor], Tensor]] = {
     "unflatten": lambda y: y.unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2),
@@ -62,13 +62,15 @@ def test_quantizing_changes_little_whatever_is_called_between_layers(
 
 @pytest.mark.parametrize("name", [name for name in KNOWN if name != "unbind"])
 def test_what_only_moves_values_keeps_their_grid(name: str) -> None:
-    wires = trace_dataflow(between(KNOWN[name]), images()[:1])
-    assert wires.inputs["second"] == "relu1" and not wires.lost
+    flow = trace_dataflow(between(KNOWN[name]), images()[:1])
+    assert flow.inputs["second"] == "relu1" and not flow.layers_without_site
 
 
 def test_of_a_call_that_is_not_known_it_is_measured_what_the_layer_reads() -> None:
-    wires = trace_dataflow(between(UNKNOWN["sort"]), images()[:1])
-    assert wires.lost == {"second"} and entry("second") in wires.sources["second"]
+    flow = trace_dataflow(between(UNKNOWN["sort"]), images()[:1])
+    assert (
+        flow.layers_without_site == {"second"} and input_name_of("second") in flow.sources["second"]
+    )
 
 
 def test_layers_of_almost_the_same_name_have_ranges_of_their_own() -> None:
@@ -109,7 +111,7 @@ def test_ranges_that_ruin_the_outputs_are_noted(
     wrong: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if wrong:
-        monkeypatch.setattr(Ranges, "of", lambda self, site, spec: (0.0, 0.01))
+        monkeypatch.setattr(SiteRanges, "of", lambda self, site, spec: (0.0, 0.01))
     ctx = SurgeryContext(images(1), lambda count: [images()])
     method_of("steps", "quantize(8)")(seasoned(), ctx)
     assert any("far more than it should" in note for note in ctx.notes) == wrong

@@ -97,7 +97,7 @@ def test_training_computes_with_the_weights_of_inference(recipe: str) -> None:
             continue
         factor = layer.normed()[0]
         with torch.no_grad():
-            learned = layer.turned(layer.rounding(layer.turned(layer.weight)), back=True)
+            learned = layer.from_grid_form(layer.rounding(layer.to_grid_form(layer.weight)))
             wanted, _ = layer.in_inference()
         torch.testing.assert_close(
             learned.double() * factor.view(-1, 1, 1, 1), wanted.double(), rtol=1e-4, atol=1e-6

@@ -23,7 +23,7 @@ from lissom.exporting.onnx.layers import round_in_integers
 from lissom.grids.uniform import affine
 from lissom.language.context import SurgeryContext
 from lissom.language.grid import grid_of
-from lissom.language.method import method_of
+from lissom.language.parse_methods import method_of
 from lissom.language.recipe import Recipe, Space
 from lissom.models import factory
 from lissom.surgery.quantization.calibrate import RangeStats, observe_ranges
@@ -49,7 +49,7 @@ def quantized_layer(layer: Any, step: float | None = None) -> Any:
     uniform = grid_of("uniform")
     held = uniform.hold_weights(layer.weight.detach(), 8)
     layer.rounding = Rounding(uniform, 8, "weights", held)
-    layer.follow(None if step is None else grid_of_inputs(0, 255 * step))
+    layer.set_input_roundings(None if step is None else grid_of_inputs(0, 255 * step))
     return layer.eval()
 
 
@@ -477,7 +477,10 @@ def test_first_and_last_layers_are_on_no_grid_that_images_or_logits_do_not_fit(b
     ).layers()
     grids = [layer.rounding.grid.name() for layer in layers]
     assert grids[0] == grids[-1] == "uniform" and set(grids[1:-1]) == {"dorefa"}
-    assert layers[0].feed.grid.name() == "uniform" and float(layers[0].feed(images(1)).min()) < 0
+    assert (
+        layers[0].site_rounding.grid.name() == "uniform"
+        and float(layers[0].site_rounding(images(1)).min()) < 0
+    )
 
 
 def test_thirty_two_bits_of_both_leave_the_network_as_it_was_and_say_so() -> None:

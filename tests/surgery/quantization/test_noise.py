@@ -35,64 +35,64 @@ def outputs(net: nn.Module) -> Tensor:
     return found
 
 
-def everything(whole: QuantizedNetwork) -> tuple[list[Any], list[Any]]:
+def everything(quantized: QuantizedNetwork) -> tuple[list[Any], list[Any]]:
     return (
-        [r for layer in layers_of(whole).values() for r in roundings(layer, "weights")],
-        [whole.grid_of(site) for site in whole.grids],
+        [r for layer in layers_of(quantized).values() for r in roundings(layer, "weights")],
+        [quantized.grid_of(site) for site in quantized.grids],
     )
 
 
 def test_with_nothing_rounded_it_is_the_folded_network(net: nn.Module) -> None:
-    whole: Any = apply("quantize(4, 4)", net, images(1), images())
-    before = outputs(whole)
-    with rounding_only(whole, []):
-        assert torch.allclose(outputs(whole), outputs(net), atol=1e-5)
-    assert torch.equal(outputs(whole), before)
-    with rounding_only(whole, [r for part in everything(whole) for r in part]):
-        assert torch.equal(outputs(whole), before)
-    with pytest.raises(KeyError), rounding_only(whole, []):
+    quantized: Any = apply("quantize(4, 4)", net, images(1), images())
+    before = outputs(quantized)
+    with rounding_only(quantized, []):
+        assert torch.allclose(outputs(quantized), outputs(net), atol=1e-5)
+    assert torch.equal(outputs(quantized), before)
+    with rounding_only(quantized, [r for part in everything(quantized) for r in part]):
+        assert torch.equal(outputs(quantized), before)
+    with pytest.raises(KeyError), rounding_only(quantized, []):
         raise KeyError
-    assert torch.equal(outputs(whole), before)
+    assert torch.equal(outputs(quantized), before)
 
 
 def test_weights_alone_is_the_network_with_weights_put_on_their_grid(net: nn.Module) -> None:
     # as beside floats they never need be
-    whole: Any = apply("quantize(4, 4, reduce_range=False)", net, images(1), images())
+    quantized: Any = apply("quantize(4, 4, reduce_range=False)", net, images(1), images())
     alone: Any = apply("quantize(4, 32)", net, images(1), images())
-    with rounding_only(whole, everything(whole)[0]):
-        assert torch.allclose(outputs(whole), outputs(alone), atol=1e-5)
+    with rounding_only(quantized, everything(quantized)[0]):
+        assert torch.allclose(outputs(quantized), outputs(alone), atol=1e-5)
 
 
 def test_learned_rounding_and_corrected_biases_are_put_back(net: nn.Module) -> None:
-    whole: Any = apply(
+    quantized: Any = apply(
         "quantize(3, 4, rounding='learned', steps=40, correct=True)", net, images(1), images()
     )
-    before, after = net, outputs(whole)
+    before, after = net, outputs(quantized)
     import copy
 
     copied = copy.deepcopy(before)
     prepare_layers(copied, images(1))
     floats: Any = {
-        name: layer for name, layer in copied.named_modules() if name in layers_of(whole)
+        name: layer for name, layer in copied.named_modules() if name in layers_of(quantized)
     }
-    with rounding_only(whole, []):
-        assert not torch.allclose(outputs(whole), outputs(net), atol=1e-3)
-    with rounding_only(whole, [], floats):
-        assert torch.allclose(outputs(whole), outputs(net), atol=1e-5)
-    assert torch.equal(outputs(whole), after)
-    some = next(iter(layers_of(whole)))
-    assert whole.network.get_submodule(some).weight is not floats[some].weight
+    with rounding_only(quantized, []):
+        assert not torch.allclose(outputs(quantized), outputs(net), atol=1e-3)
+    with rounding_only(quantized, [], floats):
+        assert torch.allclose(outputs(quantized), outputs(net), atol=1e-5)
+    assert torch.equal(outputs(quantized), after)
+    some = next(iter(layers_of(quantized)))
+    assert quantized.network.get_submodule(some).weight is not floats[some].weight
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_a_tally_is_what_numpy_counts(symmetric: bool) -> None:
-    whole: Any = apply(
+    quantized: Any = apply(
         f"quantize(8, 5, first=8, grid='uniform(symmetric={symmetric})', range='percentile')",
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval(),
         images(1),
         images(),
     )
-    rounding, x = whole.grid_of("input"), images() * 1.3
+    rounding, x = quantized.grid_of("input"), images() * 1.3
     tally = Tally()
     for part in x.split(10):
         tally.add(part, rounding)
@@ -111,10 +111,10 @@ def test_a_tally_is_what_numpy_counts(symmetric: bool) -> None:
 def test_weights_against_the_layers_own_values(net: nn.Module) -> None:
     import copy
 
-    whole: Any = apply("quantize(4)", net, images(1), images())
+    quantized: Any = apply("quantize(4)", net, images(1), images())
     flat = copy.deepcopy(net)
     fold_batchnorms(flat, images(1))
-    for name, layer in layers_of(whole).items():
+    for name, layer in layers_of(quantized).items():
         row = weight_noise(layer, layer.weight)
         # batch-norm multiplied in: the same SQNR per filter
         weight = flat.get_submodule(name).weight.detach().double()

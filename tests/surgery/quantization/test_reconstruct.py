@@ -138,7 +138,7 @@ def test_the_zeros_of_a_mask_stay_zero() -> None:
 
 def test_a_rehearsal_learns_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     from lissom.language.context import SurgeryContext
-    from lissom.language.method import method_of
+    from lissom.language.parse_methods import method_of
 
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("rounding was learned on an untrained network")

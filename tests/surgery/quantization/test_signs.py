@@ -58,7 +58,9 @@ def test_the_layer_reads_both_signs_in_training_too() -> None:
     small: Any = apply("quantize('binary', 'binary')", chain(), images(1), images())
     seen = []
     layer = small.network[4]
-    layer.own.register_forward_hook(lambda _, __, out: seen.append(out.detach().unique()))
+    layer.own_input_rounding.register_forward_hook(
+        lambda _, __, out: seen.append(out.detach().unique())
+    )
     small.train()(images())
     small.eval()(images())
     assert [found.tolist() for found in seen] == [[-1, 1], [-1, 1]]

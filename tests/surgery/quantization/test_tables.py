@@ -73,7 +73,9 @@ def test_what_is_read_is_not_rounded_and_no_call_gets_another_name() -> None:
     small = quantized("quantize(8)")
     assert small.calls == plain.calls and set(small.grids) == set(plain.grids)
     for table in (small.network.words, small.network.places):
-        assert table.feed is None and table.own is None and table.site is None
+        assert (
+            table.site_rounding is None and table.own_input_rounding is None and table.site is None
+        )
 
 
 def test_tables_have_at_least_the_bits_of_a_first_layer() -> None:
@@ -189,7 +191,9 @@ def test_a_table_that_shares_its_weight_stays_float_and_the_layer_does_not() -> 
         ctx = SurgeryContext(ids(1), lambda count: [ids()])
         small: Any = Recipe("quantize(8)").steps[0](Tied(first).eval(), ctx)
         assert ctx.facts["left_float"] == {"words": "its weight is that of head as well"}
-        assert small.network.head.rounding is not None and small.network.head.feed is not None
+        assert (
+            small.network.head.rounding is not None and small.network.head.site_rounding is not None
+        )
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ...trees import Tree
-    from ..shown import Shown
+    from ..example_inputs import ExportInputs
 
 
 def export_onnx(
@@ -49,21 +49,23 @@ def export_onnx(
     from ...surgery.layers import bake_transforms
     from ...surgery.quantization.network import QuantizedNetwork
     from ...surgery.weights.cast import kinds_of
-    from ...tasks.given import network_of
+    from ...tasks.user_network import network_of
+    from ..example_inputs import export_inputs
     from ..floats import round_in_floats
-    from ..pictured import Pictured
-    from ..shown import shown_to
+    from ..network_with_preprocessing import NetworkWithPreprocessing
     from .layers import round_in_integers
     from .names import name_by_layer
-    from .pictured import take_pictures
+    from .preprocessing_nodes import take_pictures
     from .recurrent import write_recurrent
     from .suppression import write_suppression
     from .weights import halve_weights
 
     model = network_of(copy.deepcopy(model).cpu().float().eval(), "export")
-    shown = shown_to(model, shape, example)
-    model = shown.network(model)
-    pictured = next((part for part in model.modules() if isinstance(part, Pictured)), None)
+    inputs = export_inputs(model, shape, example)
+    model = inputs.network(model)
+    pictured = next(
+        (part for part in model.modules() if isinstance(part, NetworkWithPreprocessing)), None
+    )
     # lissom's wrappers hold the wrapped network as `network`
     prefix = ""
     inner = model
@@ -80,7 +82,7 @@ def export_onnx(
     bake_transforms(model)
     write_suppression(model)
     write_recurrent(model)
-    proto = converted(model, shown)
+    proto = converted(model, inputs)
     name_by_layer(proto, prefix)  # by what the exporter recorded
     describe(proto, facts)
     rewrite(proto)
@@ -136,11 +138,11 @@ def rewrite(proto: Any) -> None:
     fold_scales_at_load(proto)
 
 
-def converted(model: nn.Module, shown: Shown) -> Any:
+def converted(model: nn.Module, inputs: ExportInputs) -> Any:
     """Return a network as an ONNX model, from PyTorch's exporter. Raises LissomError if that fails."""
     import torch
 
-    from ..lowered import by_operator
+    from ..decompose import export_decomposing_by_operator
     from .attention import FourAxes
     from .layers import OPSET
     from .pooling import PlainMeans
@@ -154,23 +156,23 @@ def converted(model: nn.Module, shown: Shown) -> Any:
                 with FourAxes(), PlainMeans():
                     return torch.onnx.export(
                         model,
-                        shown.given,
+                        inputs.arguments,
                         dynamo=True,
                         opset_version=OPSET,
                         verbose=False,
-                        input_names=shown.names,
-                        output_names=shown.outputs,
-                        dynamic_shapes=shown.shapes(torch.export.Dim("batch")),
+                        input_names=inputs.names,
+                        output_names=inputs.outputs,
+                        dynamic_shapes=inputs.shapes(torch.export.Dim("batch")),
                     )
 
-            program = by_operator(export)
+            program = export_decomposing_by_operator(export)
         assert program is not None
         proto = program.model_proto
     except Exception as error:  # the exporter raises whatever its passes raise
         raise LissomError(
             f"export: the ONNX exporter cannot convert this network: {cause_of(error)}"
         ) from error
-    refuse_numbers(proto, shown)
+    refuse_numbers(proto, inputs)
     return proto
 
 
@@ -185,10 +187,10 @@ def cache_functions() -> None:
         functions.get_torchlib_ops = cache(read)
 
 
-def refuse_numbers(proto: Any, shown: Shown) -> None:
+def refuse_numbers(proto: Any, inputs: ExportInputs) -> None:
     """Raise LissomError if the network's code turned the batch size of an input into a number."""
-    axes = shown.shapes("batch")[0]
-    dynamic = dict(zip(shown.names, [axes] if isinstance(axes, dict) else axes, strict=True))
+    axes = inputs.shapes("batch")[0]
+    dynamic = dict(zip(inputs.names, [axes] if isinstance(axes, dict) else axes, strict=True))
     for entry in proto.graph.input:
         if dynamic.get(entry.name) and entry.type.tensor_type.shape.dim[0].dim_value:
             raise LissomError(

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...language.grid import NEAR, by_filter
+from ...language.grid import ZERO_TOLERANCE, by_filter
 from ...surgery.quantization.layers import (
     QuantizedConv1d,
     QuantizedConv2d,
@@ -42,7 +42,7 @@ class IntegerRounding(HeldRounding):
         if self.off:
             return x
         if self.sign:
-            above = node("GreaterOrEqual", [x, torch.tensor(NEAR)], torch.bool, x.shape)
+            above = node("GreaterOrEqual", [x, torch.tensor(ZERO_TOLERANCE)], torch.bool, x.shape)
             ends = [torch.tensor(end, dtype=torch.uint8) for end in (self.top, 0)]
             q = node("Where", [above, *ends], torch.uint8, x.shape)
         else:
@@ -67,7 +67,7 @@ class IntegerLayer(QuantizedLayer):
     @property
     def at_run_time(self) -> bool:
         """Whether the range of the layer's input is found when the file runs."""
-        return self.own is not None and self.own.grid.at_run_time
+        return self.own_input_rounding is not None and self.own_input_rounding.grid.at_run_time
 
     def hold(self) -> None:
         """Store weights as int8 and bias as int32, or as float if the layer reads floats."""
@@ -89,11 +89,11 @@ class IntegerLayer(QuantizedLayer):
         elif bias is not None:
             self.register_buffer("bias_float", bias.float())
 
-    def whole(self, x: Tensor, *more: Any, **named: Any) -> Tensor:
+    def forward_quantized(self, x: Tensor, *more: Any, **named: Any) -> Tensor:
         if self.at_run_time:
             return self.product_at_run_time(x)
-        if self.own is not None:
-            x = self.own(x)
+        if self.own_input_rounding is not None:
+            x = self.own_input_rounding(x)
         return self.computed(x, self.widened(), self.bias_widened(), *more, **named)
 
     def widened(self) -> Tensor:
@@ -199,7 +199,7 @@ class IntegerEmbedding(IntegerLayer, QuantizedEmbedding):
         super().hold()
         self.weight_scale = self.weight_scale[:, None]  # looked up like the rows
 
-    def whole(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    def forward_quantized(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         codes = self.rows(self.weight_q, x, torch.int8)
         y = codes.to(torch.float32) * self.rows(self.weight_scale, x, torch.float32)
         shift = self._buffers.get("weight_shift")

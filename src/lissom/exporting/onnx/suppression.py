@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..picked import Suppression
+from ..detector_with_nms import Suppression
 from .layers import node
 
 

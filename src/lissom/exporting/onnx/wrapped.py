@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-FAR = 2**62  # the end of any axis
+AXIS_END = 2**62  # the end of any axis
 
 
 def remove_wrapping(proto: Any) -> None:
@@ -83,9 +83,9 @@ def around(
     middle = (
         value
         if low >= 0 and high >= 0
-        else part(value, "middle", max(0, -low), high if high < 0 else FAR)
+        else part(value, "middle", max(0, -low), high if high < 0 else AXIS_END)
     )
-    before = [part(middle, "end", -low, FAR)] if low > 0 else []
+    before = [part(middle, "end", -low, AXIS_END)] if low > 0 else []
     behind = [part(middle, "begin", 0, high)] if high > 0 else []
     if not before and not behind:
         return middle

@@ -67,7 +67,7 @@ def settled(part: Any) -> Any:
     """Return the result of a comparison if both traces agree, otherwise its node."""
     if not isinstance(part, fx.Node):
         return part
-    first, second = part.meta["shown"]
+    first, second = part.meta["stand_ins"]
     return first if first == second else part
 
 

@@ -60,7 +60,7 @@ def conv_transpose(op: Op) -> Any:
     axes = op.rank(weight) - 2
     if axes not in (1, 2, 3):
         raise ValueError(f"expected 1 to 3 axes beside batch and channels, got {axes}")
-    window = window_of(op, op.shape(weight)[2:], x, turned=True)
+    window = window_of(op, op.shape(weight)[2:], x, transposed=True)
     more = op.get("output_padding", [0] * axes)
     wanted = op.get("output_shape", [])[-axes:]
     if wanted and len(wanted) != axes:

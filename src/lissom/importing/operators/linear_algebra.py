@@ -18,20 +18,20 @@ def gemm(op: Op) -> Any:
     bias = None if op.optional(2) is None else op[2]
     alpha, beta = op.get("alpha", 1.0), op.get("beta", 1.0)
     if op.get("transA", 0):
-        x = turned(op, x)
+        x = transposed(op, x)
     if isinstance(weight, Constant) and not isinstance(x, Constant):
         held = weight if op.get("transB", 0) else weight.permuted([1, 0])
         if alpha != 1:
             held = op.call(torch.mul, held, alpha)
         if fits(bias, op.shape(held)[0]):
             return linear(op, x, held, scaled(op, bias, beta))
-    weight = turned(op, weight) if op.get("transB", 0) else weight
+    weight = transposed(op, weight) if op.get("transB", 0) else weight
     out = op.call(torch.matmul, x, weight)
     out = out if alpha == 1 else op.call(torch.mul, out, alpha)
     return out if bias is None else op.call(torch.add, out, scaled(op, bias, beta))
 
 
-def turned(op: Op, x: Constant | fx.Node) -> Any:
+def transposed(op: Op, x: Constant | fx.Node) -> Any:
     """Return the transpose of a matrix."""
     return x.permuted([1, 0]) if isinstance(x, Constant) else op.call(torch.transpose, x, 0, 1)
 

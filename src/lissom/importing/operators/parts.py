@@ -14,7 +14,7 @@ from ..build import Op
 from ..values import Constant, Sizes
 from .windows import last_first
 
-FAR = 2**31 - 1  # end of a slice that runs to the end of the axis
+AXIS_END = 2**31 - 1  # end of a slice that runs to the end of the axis
 
 
 def concat(op: Op) -> Any:
@@ -101,16 +101,16 @@ def one_axis(op: Op, x: Any, at: int, start: Any, end: Any, step: int) -> Any:
     if step < 0:
         if not (isinstance(start, int) and isinstance(end, int)) or op.shape(x, 1)[at] != whole:
             raise ValueError("steps backwards over a size that is not known")
-        first, last, _ = slice(start, end if end > -FAR else None, step).indices(whole)
+        first, last, _ = slice(start, end if end > -AXIS_END else None, step).indices(whole)
         x = op.call(torch.flip, x, (at,))
         start, end, step = whole - 1 - first, whole - 1 - last, -step
     if (
         isinstance(end, int)
-        and end >= min(whole, FAR)
-        and (end >= FAR or op.shape(x, 1)[at] == whole)
+        and end >= min(whole, AXIS_END)
+        and (end >= AXIS_END or op.shape(x, 1)[at] == whole)
     ):
         end = None
-    if isinstance(start, int) and start <= -FAR:
+    if isinstance(start, int) and start <= -AXIS_END:
         start = 0
     if start == 0 and end is None and step == 1:
         return x

@@ -156,7 +156,7 @@ def only_number(tensor: Tensor) -> tuple[float, float] | None:
 def showings_of(number: Any) -> tuple[float, float] | None:
     """Return the values of a number, or of a node that computes one, in both traces."""
     if isinstance(number, fx.Node):
-        first, second = number.meta["shown"]
+        first, second = number.meta["stand_ins"]
         return (first, second) if isinstance(first, (int, float)) else None
     return (number, number) if isinstance(number, (int, float)) else None
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 
 from ..build import Op
-from ..values import shown
+from ..values import stand_ins_of
 
 MODES = {
     ("nearest", 3): "nearest",
@@ -72,7 +72,7 @@ def interpolated(op: Op, factors: list[float] | None, sizes: list[Any] | None) -
 
 def same_sizes(op: Op, sizes: list[Any]) -> bool:
     """Return whether batch and channels keep their sizes."""
-    first, channels = (shown(part, 0) for part in sizes[:2])
+    first, channels = (stand_ins_of(part, 0) for part in sizes[:2])
     batch = op.shape(op[0])[0]
     return channels == op.shape(op[0])[1] and first in (batch, op.build.fixed_batch)
 
@@ -84,7 +84,7 @@ def factors_of(op: Op, factors: list[float] | None, sizes: list[Any] | None) -> 
     found = []
     for which in (0, 1):
         pairs = zip((sizes or [])[2:], op.shape(op[0], which)[2:], strict=True)
-        found += [shown(size, which) / old for size, old in pairs]
+        found += [stand_ins_of(size, which) / old for size, old in pairs]
     return found
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from ..build import Op
-from ..values import Constant, Sizes, followed
+from ..values import Constant, Sizes, run_in_both_traces
 
 
 def reshape(op: Op) -> Any:
@@ -37,10 +37,10 @@ def reshaped(op: Op, x: fx.Node, sizes: list[Any]) -> Any:
     All but reshape show which axes stay as they are.
     """
     befores = [op.shape(x, which) for which in (0, 1)]
-    afters = [list(result.shape) for result in followed(torch.reshape, (x, sizes), {})]
+    afters = [list(result.shape) for result in run_in_both_traces(torch.reshape, (x, sizes), {})]
     if (groups := shuffled(op, x, afters[0])) is not None:
         return op.call(torch.channel_shuffle, *groups)
-    if (matrices := turned(op, x, afters)) is not None:
+    if (matrices := transposed_matrices(op, x, afters)) is not None:
         return op.call(torch.transpose, matrices, -2, -1)
     pairs = list(zip(*befores, strict=True))
     wanted = list(zip(*afters, strict=True))
@@ -67,7 +67,7 @@ def reshaped(op: Op, x: fx.Node, sizes: list[Any]) -> Any:
     return op.call(torch.reshape, x, sizes)
 
 
-def turned(op: Op, x: fx.Node, wanted: list[list[int]]) -> fx.Node | None:
+def transposed_matrices(op: Op, x: fx.Node, wanted: list[list[int]]) -> fx.Node | None:
     """Return the matrices that reshape, permute and reshape only transpose; None for other nodes.
 
     `x` is the permute.
@@ -159,13 +159,13 @@ def with_open_batch(op: Op, x: fx.Node, sizes: list[Any]) -> list[Any]:
         whole[whole.index(-1)] = count // max(1, -math.prod(whole))
     if math.prod(whole) != count:
         return sizes
-    lead = op.lead(x)
-    outer = math.prod(before[:axis]) * lead
-    times = before[axis] // op.build.batches[0] // lead
+    leading = op.size_before_batch_in(x)
+    outer = math.prod(before[:axis]) * leading
+    times = before[axis] // op.build.batches[0] // leading
     place = batch_place(whole, outer, times, math.prod(before[axis + 1 :]))
     if place is None:
         return sizes
-    op.leads = max(1, outer // math.prod(whole[:place]))
+    op.size_before_batch = max(1, outer // math.prod(whole[:place]))
     return [*whole[:place], -1, *whole[place + 1 :]]
 
 
@@ -276,8 +276,8 @@ def depth_to_space(op: Op) -> Any:
     if mode != "DCR":
         raise ValueError(f"mode {mode!r:.40} is not known")
     x = op.call(torch.unflatten, op[0], 1, (block * block, -1))
-    turned = op.call(torch.flatten, op.call(torch.transpose, x, 1, 2), 1, 2)
-    return op.call(torch.pixel_shuffle, turned, block)
+    flat = op.call(torch.flatten, op.call(torch.transpose, x, 1, 2), 1, 2)
+    return op.call(torch.pixel_shuffle, flat, block)
 
 
 def space_to_depth(op: Op) -> Any:

@@ -93,7 +93,7 @@ def in_type(op: Op, value: Any, wanted: torch.dtype) -> Any:
     """Return a value in a type; the value itself if it has that type."""
     if isinstance(value, Sizes):
         if wanted in (torch.int32, torch.int64):
-            whole = all(isinstance(shown_number(part), int) for part in value.parts)
+            whole = all(isinstance(number_in_first_trace(part), int) for part in value.parts)
             return (
                 value
                 if whole
@@ -109,9 +109,9 @@ def in_type(op: Op, value: Any, wanted: torch.dtype) -> Any:
     return op.call(Tensor.to, value, wanted)
 
 
-def shown_number(part: Any) -> Any:
+def number_in_first_trace(part: Any) -> Any:
     """Return the number that a size is in the first trace."""
-    return part.meta["shown"][0] if hasattr(part, "meta") else part
+    return part.meta["stand_ins"][0] if hasattr(part, "meta") else part
 
 
 def identity(op: Op) -> Any:

@@ -58,8 +58,8 @@ def last_first(pairs: Iterable[tuple[int, int]]) -> list[int]:
     return [*chain.from_iterable(reversed([*pairs]))]
 
 
-def window_of(op: Op, kernel: list[int], x: Value, *, turned: bool = False) -> Window:
-    """Return the window of an operator on `x` (n c ...), of a transposed convolution if `turned`.
+def window_of(op: Op, kernel: list[int], x: Value, *, transposed: bool = False) -> Window:
+    """Return the window of an operator on `x` (n c ...), of a transposed convolution if `transposed`.
 
     Raises ValueError if its attributes are not known or do not fit.
     """
@@ -76,7 +76,7 @@ def window_of(op: Op, kernel: list[int], x: Value, *, turned: bool = False) -> W
     if how in ("SAME_UPPER", "SAME_LOWER"):
         window.upper = how == "SAME_UPPER"
         for axis in range(axes):
-            total = same_padding(op, window, x, axis, turned=turned)
+            total = same_padding(op, window, x, axis, transposed=transposed)
             if total is None:
                 window.opened = True
             else:
@@ -97,14 +97,14 @@ def row(op: Op, name: str, default: list[int]) -> list[int]:
     return values
 
 
-def same_padding(op: Op, window: Window, x: Value, axis: int, *, turned: bool) -> int | None:
+def same_padding(op: Op, window: Window, x: Value, axis: int, *, transposed: bool) -> int | None:
     """Return the total padding of an axis with which the output size is ceil(size / stride).
 
     None if it depends on an open size.
     """
     reach = window.reaches[axis]
     stride = window.strides[axis]
-    if turned:
+    if transposed:
         return max(0, reach - stride)
     sizes = {op.shape(x, which)[axis + 2] for which in (0, 1)}
     if stride == 1 or reach == 1 or len(sizes) == 1:

@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from ...errors import LissomError
-from ...store.manifest import manifest, own_record, wrong
+from ...store.manifest import first_changed_file, manifest, record_unchanged
 from ...store.store import Store
 from ..plan import Node
 
@@ -42,9 +42,9 @@ def take_in(store: Store, key: str, files: Files) -> None:
                 raise LissomError(f"store: {key} came without its checksums")
             if {*sealed.files, "manifest.json", "record.json"} != {*files}:
                 raise LissomError(f"store: {key} came without a file, or with one more")
-            if not own_record(sealed, folder):
+            if not record_unchanged(sealed, folder):
                 raise LissomError(f"store: the record of {key} is not what was written")
-            if (bad := wrong(folder, sealed)) is not None:
+            if (bad := first_changed_file(folder, sealed)) is not None:
                 raise LissomError(f"store: {bad} of {key} is not what was written")
 
 

@@ -63,7 +63,7 @@ def crew_of(
     return RayWorkers(ray, leave, setup, threads, setting.store, task.spec, needs, say)
 
 
-def made(
+def make_networks(
     ends: Sequence[Node],
     workers: Workers,
     maker: Maker,

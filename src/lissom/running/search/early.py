@@ -12,19 +12,19 @@ from ...learning.rung import Rung
 from .goal import Goal
 from .outcome import Outcome, Point
 from .propose import Proposer
-from .scale import MARGIN
+from .scale import SHORTFALL_MARGIN
 
 LEAST_KNOWN = 4  # fewer trainings do not tell how far metrics come
 
 
-class Early:
+class EarlyStopping:
     """Judge each training of a search after a third of its epochs, by the validation metric.
 
     What matters is the relative shortfall of the metric from the uncompressed network's, plus
-    MARGIN. A training is stopped if it would be of no use even if the rest of its epochs left as
-    little of the shortfall as they left of any earlier one, and a standard deviation less. It is of
-    use if it can meet the limits on the metric, and can beat the best metric among the recipes that
-    cost no more.
+    SHORTFALL_MARGIN. A training is stopped if it would be of no use even if the rest of its epochs
+    left as little of the shortfall as they left of any earlier one, and a standard deviation less.
+    It is of use if it can meet the limits on the metric, and can beat the best metric among the
+    recipes that cost no more.
     """
 
     def __init__(self, goal: Goal, proposer: Proposer, metric: str) -> None:
@@ -33,10 +33,10 @@ class Early:
         self.metric = metric
 
     def shortfall(self, value: float) -> float:
-        """Return the relative shortfall of the metric, plus MARGIN; at least MARGIN."""
-        return max(self.proposer.scale.missing(self.metric, value), 0.0) + MARGIN
+        """Return the relative shortfall of the metric, at least 0, plus SHORTFALL_MARGIN."""
+        return max(self.proposer.scale.missing(self.metric, value), 0.0) + SHORTFALL_MARGIN
 
-    def left(self, outcomes: Sequence[Outcome]) -> list[float]:
+    def log_remaining_shortfall(self, outcomes: Sequence[Outcome]) -> list[float]:
         """Return the logarithm of the share of the shortfall that each training left, from a third
         of its epochs to the end of its recipe.
         """
@@ -48,19 +48,19 @@ class Early:
 
     def rung(self, point: Point, outcomes: Sequence[Outcome]) -> Rung:
         """Return what the training of a point must have reached after a third of its epochs."""
-        left = self.left(outcomes)
-        if len(left) < LEAST_KNOWN:
+        logs = self.log_remaining_shortfall(outcomes)
+        if len(logs) < LEAST_KNOWN:
             return Rung()
-        needed = self.needed(self.proposer.believed(point, outcomes), outcomes)
+        needed = self.needed(self.proposer.predicted_outcome(point, outcomes), outcomes)
         if needed is None:
             return Rung()
-        least_left = exp(min(left) - float(np.std(left)))
+        least_left = exp(min(logs) - float(np.std(logs)))
         return Rung(self.metric_at(self.shortfall(needed) / least_left))
 
     def metric_at(self, shortfall: float) -> float:
         """Return the metric with a shortfall."""
         reference = self.proposer.reference[self.metric]
-        return reference - (shortfall - MARGIN) * abs(reference)
+        return reference - (shortfall - SHORTFALL_MARGIN) * abs(reference)
 
     def needed(self, expected: Outcome, outcomes: Sequence[Outcome]) -> float | None:
         """Return the least metric that is of use at the costs of `expected`; None if any is."""
@@ -77,12 +77,12 @@ class Early:
             ]
         return max(least, default=None)
 
-    def completed(self, stopped: Outcome, outcomes: Sequence[Outcome]) -> Outcome:
+    def with_predictions(self, stopped: Outcome, outcomes: Sequence[Outcome]) -> Outcome:
         """Return the outcome of a stopped training with the values that are expected of it: from its
         metric so far, and costs like those of other recipes.
         """
-        believed = self.proposer.believed(stopped.point, outcomes)
+        predicted = self.proposer.predicted_outcome(stopped.point, outcomes)
         assert stopped.midway is not None
-        left = exp(float(np.mean(self.left(outcomes))))
+        left = exp(float(np.mean(self.log_remaining_shortfall(outcomes))))
         metric = self.metric_at(self.shortfall(stopped.midway) * left)
-        return replace(stopped, values=believed.values | {self.metric: metric})
+        return replace(stopped, values=predicted.values | {self.metric: metric})

@@ -35,14 +35,14 @@ def is_epochs(choice: Choice) -> bool:
 
 
 @dataclass(frozen=True)
-class Left:
+class RemainingBudget:
     """What is left of a search's budget: seconds, and recipes."""
 
     seconds: float
     recipes: float = math.inf
 
 
-def expected_count(outcomes: Sequence[Outcome], left: Left, at_once: int) -> float:
+def expected_count(outcomes: Sequence[Outcome], remaining: RemainingBudget, at_once: int) -> float:
     """Return how many recipes a search is expected to run in all, if `at_once` run side by side;
     infinity before the time of one that trains is known.
     """
@@ -50,7 +50,7 @@ def expected_count(outcomes: Sequence[Outcome], left: Left, at_once: int) -> flo
     taken = [each.seconds for each in begun if learned(Recipe(each.recipe))]
     if not taken:
         return math.inf
-    more = min(at_once * left.seconds / max(median(taken), LEAST_S), left.recipes)
+    more = min(at_once * remaining.seconds / max(median(taken), LEAST_S), remaining.recipes)
     return len(begun) + more
 
 

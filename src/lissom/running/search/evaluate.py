@@ -15,13 +15,13 @@ from ...learning.rung import Rung, Stopped, midway_in
 from ..execute import Run
 from ..launch.schedule import Schedule
 from ..launch.workers import Workers
-from ..measure import exported, inputs_in
+from ..measure import export_if_missing, inputs_in
 from ..plan import Node, ends, tree
 from .outcome import Outcome, Point
 
 
 @dataclass(frozen=True)
-class Made:
+class MakeResult:
     """The seconds until a network was made, or until the `error` that prevented it."""
 
     seconds: float
@@ -43,14 +43,14 @@ class Evaluation:
     seed: int
     threads: int
     workers: Workers
-    look: Callable[[], None] = lambda: None  # called regularly while workers learn
+    check_time: Callable[[], None] = lambda: None  # called regularly while workers learn
     protect: Callable[[Iterable[str]], None] = lambda _: None  # keys from being pruned meanwhile
     clock: Callable[[], float] = time.monotonic
     needed: Collection[str] = ()  # the values that every outcome must have
 
     def __post_init__(self) -> None:
         self.float_ms: dict[tuple[str, str], float] = {}
-        self.schedule = Schedule(self.workers, self.run, self.run.say, self.look)
+        self.schedule = Schedule(self.workers, self.run, self.run.say, self.check_time)
 
     def at_once(self) -> int:
         """Return how many recipes can run in parallel."""
@@ -81,14 +81,14 @@ class Evaluation:
     def reference(self, recipe: Recipe) -> Outcome:
         """Return the outcome of the uncompressed network that a recipe begins with."""
         node = self._reference_node(recipe)
-        return self._measured({}, node, node.recipe, self._made([node])[0], probe=False)
+        return self._outcome_of({}, node, node.recipe, self._make_networks([node])[0], probe=False)
 
     def check_reference(self, recipe: Recipe) -> None:
         """Make the uncompressed network that a recipe begins with, unless the store has it.
 
         Raises LissomError if it does not reach the expected metrics.
         """
-        (made,) = self._made([self._reference_node(recipe)])
+        (made,) = self._make_networks([self._reference_node(recipe)])
         if made.error is not None:
             raise made.error
 
@@ -96,7 +96,7 @@ class Evaluation:
         path = self.end(recipe).path
         return next(node for node in path if node.key == path[-1].reference)
 
-    def probed(self, recipe: Recipe) -> Recipe | None:
+    def without_learning(self, recipe: Recipe) -> Recipe | None:
         """Return a recipe without the learning steps after its uncompressed network; None if it has
         none.
         """
@@ -112,42 +112,44 @@ class Evaluation:
 
         Raises LissomError if it cannot be run.
         """
-        part = self.probed(recipe)
+        part = self.without_learning(recipe)
         end = self.end(part or recipe)
         self.run.rehearse(end)
-        return self._measured(point, end, recipe, self._made([end])[0], probe=part is not None)
+        return self._outcome_of(
+            point, end, recipe, self._make_networks([end])[0], probe=part is not None
+        )
 
     def outcomes(
-        self, asked: Sequence[tuple[Point, Recipe]], rungs: Sequence[Rung | None]
+        self, proposals: Sequence[tuple[Point, Recipe]], rungs: Sequence[Rung | None]
     ) -> list[Outcome | LissomError]:
         """Run recipes in parallel, then measure them one by one; return outcomes or errors.
 
         The last learning step of each is judged at its rung. If it is stopped there, the outcome has
         no values.
         """
-        ends = [self.end(recipe) for _, recipe in asked]
-        refused = [self._refused(end) for end in ends]
-        sound = [end for end, error in zip(ends, refused, strict=True) if error is None]
+        ends = [self.end(recipe) for _, recipe in proposals]
+        rehearsal_errors = [self._rehearsal_error(end) for end in ends]
+        sound = [end for end, error in zip(ends, rehearsal_errors, strict=True) if error is None]
         self.schedule.rungs = rungs_of(ends, rungs)
-        made = dict(zip([end.key for end in sound], self._made(sound), strict=True))
+        made = dict(zip([end.key for end in sound], self._make_networks(sound), strict=True))
         results: list[Outcome | LissomError] = []
-        for (point, recipe), end, error in zip(asked, ends, refused, strict=True):
+        for (point, recipe), end, error in zip(proposals, ends, rehearsal_errors, strict=True):
             try:
                 results.append(
-                    error or self._measured(point, end, recipe, made[end.key], probe=False)
+                    error or self._outcome_of(point, end, recipe, made[end.key], probe=False)
                 )
             except LissomError as failed:
                 results.append(failed)
         return results
 
-    def _refused(self, end: Node) -> LissomError | None:
+    def _rehearsal_error(self, end: Node) -> LissomError | None:
         try:
             self.run.rehearse(end)
         except LissomError as error:
             return error
         return None
 
-    def _made(self, ends: Sequence[Node]) -> list[Made]:
+    def _make_networks(self, ends: Sequence[Node]) -> list[MakeResult]:
         """Make networks; return for each how that ended."""
         begin = self.clock()
         seconds = dict[str, float]()
@@ -156,10 +158,10 @@ class Evaluation:
             self.schedule.add(end)
         for node, _ in self.schedule:
             seconds[node.key] = self.clock() - begin
-        return [Made(seconds.get(end.key, 0.0), self.schedule.ended[end.key]) for end in ends]
+        return [MakeResult(seconds.get(end.key, 0.0), self.schedule.ended[end.key]) for end in ends]
 
-    def _measured(
-        self, point: Point, end: Node, recipe: Recipe, made: Made, *, probe: bool
+    def _outcome_of(
+        self, point: Point, end: Node, recipe: Recipe, made: MakeResult, *, probe: bool
     ) -> Outcome:
         """Return the outcome of a network. Raises the error with which its making ended, and
         LissomError if a value that is needed is no number.
@@ -195,9 +197,9 @@ class Evaluation:
         run = self.run
         fresh = run.task.fresh
         images = run.task.data.calibration
-        path = exported(run.store, end.key, target, False, fresh, images)
+        path = export_if_missing(run.store, end.key, target, False, fresh, images)
         plain = target.plain()
-        other = exported(run.store, end.reference, plain, False, fresh)
+        other = export_if_missing(run.store, end.reference, plain, False, fresh)
         own, uncompressed = latencies(
             [(str(target), path), (str(plain), other)],
             inputs_in(record, 1),

@@ -6,7 +6,7 @@ import numpy as np
 
 from .surrogate import below
 
-DRAWN = 2000  # random points in the box
+BOX_POINTS = 2000  # random points in the box
 
 
 def gain(
@@ -28,9 +28,9 @@ def gain(
     Source: Emmerich et al. 2006, Single- and Multiobjective Evolutionary Optimization Assisted by
     Gaussian Random Field Metamodels (expected hypervolume improvement)
     """
-    points = low + (high - low) * draw.random((DRAWN, len(low)))
+    points = low + (high - low) * draw.random((BOX_POINTS, len(low)))
     is_open = ~(losses[:, None] <= points).all(2).any(0)
     chances = np.ones((len(mean), int(is_open.sum())))
     for aim in range(len(low)):
         chances *= below(points[is_open, aim], mean[:, aim, None], deviation[:, aim, None])
-    return chances.sum(1) / DRAWN
+    return chances.sum(1) / BOX_POINTS

@@ -9,23 +9,23 @@ import numpy as np
 from ...errors import LissomError
 from ...language.recipe import Recipe
 from ...language.search_space import Choice, SearchSpace
-from .effort import Effort, Left, expected_count, learned
+from .effort import Effort, RemainingBudget, expected_count, learned
 from .front import gain
 from .goal import Goal
 from .outcome import Outcome, Point
-from .scale import MARGIN, Scale
+from .scale import SHORTFALL_MARGIN, Scale
 from .surrogate import LEAST_POINTS, Surrogate, below, encoded, improvement, numbers_of
 
-RANDOM = 400  # random candidates in each round
-NEAR = 100  # candidates near the best points
-BEGIN = 5  # first recipes: chosen far apart, not by prediction, unless there will be FEW
-FEW = 12  # recipes in all
-ASSUMED = 4  # assumed outcomes of recipes that cut nothing
-ENOUGH = 6  # known metrics, from which on nothing is assumed
-EXPLORE = 5  # with a single aim, every fifth recipe is chosen far from all others
-APART = 0.02  # smallest distance of a point from points that were tried
-HOPELESS = 0.05  # a recipe that can be run with less probability is not tried
-THRIFT = 0.5  # exponent of the time that divides a score: 1 would never try long learning
+RANDOM_CANDIDATES = 400  # in each round
+NEAR_CANDIDATES = 100  # near the best points
+FIRST_RECIPES = 5  # chosen far apart, not by prediction, unless there will be FEW_RECIPES
+FEW_RECIPES = 12  # in all
+ASSUMED_OUTCOMES = 4  # of recipes that cut nothing
+ENOUGH_METRICS = 6  # known, from which on nothing is assumed
+EXPLORE_EVERY = 5  # with a single aim, every fifth recipe is chosen far from all others
+MIN_DISTANCE = 0.02  # smallest distance of a point from points that were tried
+MIN_RUNNABLE = 0.05  # a recipe that can be run with less probability is not tried
+TIME_EXPONENT = 0.5  # of the time that divides a score: 1 would never try long learning
 
 
 class Proposer:
@@ -63,7 +63,7 @@ class Proposer:
     def uncut(self) -> list[Outcome]:
         """Return predictions for random recipes whose amounts are all 0: the uncompressed metrics."""
         nothing = {choice.name: choice.low for choice in self.space.choices if choice.amount}
-        drawn = [self.random_point() for _ in range(ASSUMED if nothing else 0)]
+        drawn = [self.random_point() for _ in range(ASSUMED_OUTCOMES if nothing else 0)]
         if not any(learned(recipe) for _, recipe in drawn):  # many can be tried
             return []
         return [
@@ -133,10 +133,10 @@ class Proposer:
         self, outcomes: Sequence[Outcome], tried: set[str]
     ) -> list[tuple[Point, Recipe]]:
         """Return candidate points with their recipes, none of them tried or refused before."""
-        points = [self.random_point() for _ in range(RANDOM)]
+        points = [self.random_point() for _ in range(RANDOM_CANDIDATES)]
         best = self.goal.best(outcomes)
         tops = [best] if best else self.goal.front(outcomes)
-        for _ in range(NEAR if tops and self.space.choices else 0):
+        for _ in range(NEAR_CANDIDATES if tops and self.space.choices else 0):
             top = tops[int(self.draw.integers(len(tops)))]
             try:
                 points.append(self.near(top.point))
@@ -166,7 +166,7 @@ class Proposer:
         score = self._rated(points, outcomes, begun, seconds, few=few)
         if self.refused:
             runnable = self.runnable(points, outcomes)
-            score = np.where(runnable < HOPELESS, -1.0, score * runnable)
+            score = np.where(runnable < MIN_RUNNABLE, -1.0, score * runnable)
         score[seconds > left_s] = -1.0
         if score.max() < 0:
             return None
@@ -196,18 +196,20 @@ class Proposer:
     ) -> np.ndarray:
         """Return how promising each point is, given the predicted seconds of its recipe."""
         fitting = [each for each in outcomes if each.finished and self.goal.meets(each)]
-        apart = self._distance(points, [each.point for each in begun])
+        distance = self._distance(points, [each.point for each in begun])
         if few:
-            assumed = self.assumed if len(begun) < ENOUGH else []
+            assumed = self.assumed if len(begun) < ENOUGH_METRICS else []
             score = self._score(points, [*outcomes, *assumed], fitting or [self.uncompressed])
             # until something fits, other options than those that failed
-            return score * ((apart >= APART) if fitting else apart)
-        if len(begun) < BEGIN:  # a model of recipes in one corner knows nothing of the others
-            return self.costs_kept(points, outcomes) * apart
-        if len(self.goal.aims) == 1 and len(begun) % EXPLORE == 0:
+            return score * ((distance >= MIN_DISTANCE) if fitting else distance)
+        # a model of recipes in one corner knows nothing of the others
+        if len(begun) < FIRST_RECIPES:
+            return self.costs_kept(points, outcomes) * distance
+        if len(self.goal.aims) == 1 and len(begun) % EXPLORE_EVERY == 0:
             # a model that is sure that the best is found may be wrong where it was never checked
-            return self.hope(points, outcomes) * apart
-        return self._score(points, outcomes, fitting) / seconds**THRIFT * (apart >= APART)
+            return self.hope(points, outcomes) * distance
+        score = self._score(points, outcomes, fitting) / seconds**TIME_EXPONENT
+        return score * (distance >= MIN_DISTANCE)
 
     def _distance(self, points: np.ndarray, others: Sequence[Point]) -> np.ndarray:
         """Return the distance (n) of encoded points (n numbers) from the nearest of other points."""
@@ -216,7 +218,7 @@ class Proposer:
         return nearest
 
     def propose_several(
-        self, count: int, outcomes: Sequence[Outcome], tried: set[str], left: Left
+        self, count: int, outcomes: Sequence[Outcome], tried: set[str], remaining: RemainingBudget
     ) -> list[Point]:
         """Return up to `count` points to try in parallel. Each is chosen as if the points before it
         had their predicted outcomes.
@@ -225,19 +227,19 @@ class Proposer:
         (the kriging believer)
         """
         points = list[Point]()
-        believed = list(outcomes)
-        few = bool(self.assumed) and expected_count(outcomes, left, count) < FEW
+        known_or_predicted = list(outcomes)
+        few = bool(self.assumed) and expected_count(outcomes, remaining, count) < FEW_RECIPES
         for _ in range(count):
-            point = self.propose(believed, tried, left.seconds, few=few)
+            point = self.propose(known_or_predicted, tried, remaining.seconds, few=few)
             if point is None:
                 break
             points.append(point)
             if len(points) < count:
-                believed.append(self.believed(point, believed))
-                tried = tried | {believed[-1].recipe}
+                known_or_predicted.append(self.predicted_outcome(point, known_or_predicted))
+                tried = tried | {known_or_predicted[-1].recipe}
         return points
 
-    def believed(self, point: Point, outcomes: Sequence[Outcome]) -> Outcome:
+    def predicted_outcome(self, point: Point, outcomes: Sequence[Outcome]) -> Outcome:
         """Return the predicted outcome of a point."""
         recipe = self.space.at(point)
         place = encoded(point, self.space.choices)[None]
@@ -327,7 +329,7 @@ class Proposer:
             for name in names
         ]
         high = [
-            float(np.log(self.scale.far(name) + MARGIN))
+            float(np.log(self.scale.far(name) + SHORTFALL_MARGIN))
             if self.scale.is_metric(name)
             else self.scale.loss(name, self.reference[name])
             for name in names

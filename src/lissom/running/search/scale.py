@@ -8,8 +8,8 @@ import numpy as np
 
 from .goal import Goal, loss
 
-FAR = 0.3  # relative shortfall of a metric beyond which differences do not matter
-MARGIN = 0.03  # relative shortfall of a metric below which differences matter most
+FAR_SHORTFALL = 0.3  # relative shortfall of a metric beyond which differences do not matter
+SHORTFALL_MARGIN = 0.03  # relative shortfall of a metric below which differences matter most
 
 
 class Scale:
@@ -33,22 +33,22 @@ class Scale:
 
     def loss(self, name: str, value: float) -> float:
         """Return the loss that a Gaussian process models. If smaller values are better, it is the
-        logarithm. Otherwise it is the logarithm of MARGIN plus the relative shortfall from the
+        logarithm. Otherwise it is the logarithm of SHORTFALL_MARGIN plus the relative shortfall from the
         uncompressed network, which stretches small shortfalls; those beyond `far` are clipped.
         """
         if not self.more_is_better(name):
             return loss(value, -1)
         missing = min(self.missing(name, value), self.far(name))
         if missing < 0:  # better than the uncompressed network: continue linearly
-            return float(np.log(MARGIN) + missing / MARGIN)
-        return float(np.log(missing + MARGIN))
+            return float(np.log(SHORTFALL_MARGIN) + missing / SHORTFALL_MARGIN)
+        return float(np.log(missing + SHORTFALL_MARGIN))
 
     def value(self, name: str, lost: float) -> float:
         """Return the value that has this loss, the inverse of `loss`."""
         if not self.more_is_better(name):
             return float(np.exp(lost))
-        over = lost - np.log(MARGIN)
-        missing = over * MARGIN if over < 0 else np.exp(lost) - MARGIN
+        over = lost - np.log(SHORTFALL_MARGIN)
+        missing = over * SHORTFALL_MARGIN if over < 0 else np.exp(lost) - SHORTFALL_MARGIN
         reference = self.reference.get(name, 1.0)
         return float(reference - missing * max(abs(reference), 1e-9))
 
@@ -62,4 +62,4 @@ class Scale:
         least twice what its bounds allow.
         """
         bounds = [self.missing(name, b.number) for b in self.goal.bounds if b.name == name]
-        return max(FAR, *(2 * missing for missing in bounds), 0.0)
+        return max(FAR_SHORTFALL, *(2 * missing for missing in bounds), 0.0)

@@ -17,8 +17,8 @@ from ...language.recipe import Recipe
 from ...language.search_space import SearchSpace
 from ...language.want import Want
 from ..eta import spoken
-from .early import Early
-from .effort import Left
+from .early import EarlyStopping
+from .effort import RemainingBudget
 from .evaluate import Evaluation
 from .goal import Bound, Goal, measured_names
 from .outcome import Outcome, Point
@@ -26,12 +26,12 @@ from .propose import Proposer
 from .study import SAMPLERS, Storage, Study, study_name
 
 PROBES = 8  # at the beginning
-PROBING = 0.15  # share of the budget for probes; two are made in any case
-NEAR = 0.1  # a bound may lie below the least cost so far by this share of that cost
-SAME = 50  # the search ends after this many known or refused recipes in a row
-FEW = 4_000  # training samples; batches of 128 would be too few updates an epoch
-MOST_SEED = 2**31 - 1
-FAILURES = 5  # the search fails after this many in a row if nothing was trained
+PROBING_SHARE = 0.15  # share of the budget for probes; two are made in any case
+NEAR_BOUND = 0.1  # a bound may lie below the least cost so far by this share of that cost
+MAX_IN_ROW = 50  # the search ends after this many known or refused recipes in a row
+SMALL_TRAINING_SET = 4_000  # samples; batches of 128 would be too few updates an epoch
+MAX_SEED = 2**31 - 1
+MAX_FIRST_FAILURES = 5  # the search fails after this many in a row if nothing was trained
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Search:
         seed = self.evaluation.seed
         check_seed(seed)
         self.begun = self.clock()
-        self.refused = 0  # recipes in a row that could not be run
-        self.same = 0  # recipes in a row that were tried before
+        self.failures_in_row = 0  # recipes that could not be run
+        self.repeats_in_row = 0  # recipes that were tried before
         # unknown names are refused before anything is run
         if self.by not in SAMPLERS:
             raise unknown("--by", "way to search", self.by, SAMPLERS)
@@ -96,7 +96,7 @@ class Search:
         self.outcomes = self.study.outcomes()
         draw = np.random.default_rng([own, len(self.outcomes)])
         self.proposer = Proposer(self.space, self.goal, self.reference.values, draw)
-        self.early = Early(self.goal, self.proposer, metric)
+        self.early_stopping = EarlyStopping(self.goal, self.proposer, metric)
         if self.outcomes:
             self.say(f"goes on with {counted(len(self.outcomes), 'outcome')} of earlier searches")
 
@@ -131,30 +131,30 @@ class Search:
             if not self.trained:
                 self.probe()
             self.check_reachable()
-        while not self.done() and self.same < SAME and self.refused < SAME:
+        while not self.done() and max(self.repeats_in_row, self.failures_in_row) < MAX_IN_ROW:
             if self.shared:
                 self.outcomes = self.study.outcomes()
-            asked = self.next()
-            if not asked and self.by == "model":
+            proposals = self.next_proposals()
+            if not proposals and self.by == "model":
                 self.say("no recipe that was not tried is expected to end in the time that is left")
                 return
-            self.run([(trial, point, self.space.at(point)) for trial, point in asked])
-        if self.same >= SAME:
-            self.say(f"the last {SAME} recipes had all been tried before; the search ends")
-        if self.refused >= SAME:
-            self.say(f"none of the last {SAME} recipes can be run; the search ends")
+            self.run([(trial, point, self.space.at(point)) for trial, point in proposals])
+        if self.repeats_in_row >= MAX_IN_ROW:
+            self.say(f"the last {MAX_IN_ROW} recipes had all been tried before; the search ends")
+        if self.failures_in_row >= MAX_IN_ROW:
+            self.say(f"none of the last {MAX_IN_ROW} recipes can be run; the search ends")
 
-    def next(self) -> list[tuple[Any, Point]]:
+    def next_proposals(self) -> list[tuple[Any, Point]]:
         """Return the points to try next in parallel, each with the sampler's trial, or None."""
         room = self.evaluation.at_once()
-        left = Left(self.left_s())
+        remaining = RemainingBudget(self.left_s())
         if self.budget.trials is not None:
-            left = replace(left, recipes=self.budget.trials - self.study.trained())
-            room = int(min(room, left.recipes))
+            remaining = replace(remaining, recipes=self.budget.trials - self.study.trained())
+            room = int(min(room, remaining.recipes))
         if self.by != "model":
-            return [asked for asked in (self.ask() for _ in range(room)) if asked is not None]
+            return [each for each in (self.ask() for _ in range(room)) if each is not None]
         tried = {each.recipe for each in self.outcomes if not each.probe}
-        points = self.proposer.propose_several(room, self.outcomes, tried, left)
+        points = self.proposer.propose_several(room, self.outcomes, tried, remaining)
         return [(None, point) for point in points]
 
     def ask(self) -> tuple[Any, Point] | None:
@@ -162,54 +162,59 @@ class Search:
         try:
             return self.study.ask()
         except LissomError as error:
-            self.refuse(error)
+            self.note_failure(error)
             return None
 
-    def run(self, asked: list[tuple[Any, Point, Recipe]]) -> None:
+    def run(self, proposals: list[tuple[Any, Point, Recipe]]) -> None:
         """Run recipes and keep their outcomes. Known recipes are not run again."""
         known = {each.recipe: each for each in self.trained}
-        fresh = {str(recipe): (point, recipe) for _, point, recipe in asked}
+        fresh = {str(recipe): (point, recipe) for _, point, recipe in proposals}
         fresh = {text: each for text, each in fresh.items() if text not in known}
-        came = dict(zip(fresh, self.came([*fresh.values()]), strict=True))
-        for trial, point, recipe in asked:
+        results = dict(zip(fresh, self.evaluate([*fresh.values()]), strict=True))
+        for trial, point, recipe in proposals:
             text = str(recipe)
             if text in known:
-                self.same += 1
+                self.repeats_in_row += 1
                 self.study.add(known[text], trial, taken=True)
                 continue
-            self.same = 0
-            outcome = came[text]
+            self.repeats_in_row = 0
+            outcome = results[text]
             if isinstance(outcome, Outcome):
-                self.refused = 0
-                self.keep(outcome, trial)
+                self.failures_in_row = 0
+                self.record_outcome(outcome, trial)
                 known[text] = outcome
                 continue
             if trial is not None:
                 self.study.fail(trial)
             self.proposer.refused[text] = point
-            self.refuse(outcome)
+            self.note_failure(outcome)
 
-    def came(self, asked: list[tuple[Point, Recipe]]) -> list[Outcome | LissomError]:
+    def evaluate(self, proposals: list[tuple[Point, Recipe]]) -> list[Outcome | LissomError]:
         """Return the outcomes of recipes, or their errors. Only a model stops trainings early: other
         ways to choose have no use for a prediction.
         """
         judged = self.by == "model"
-        rungs = [self.early.rung(point, self.outcomes) if judged else None for point, _ in asked]
+        rungs = [
+            self.early_stopping.rung(point, self.outcomes) if judged else None
+            for point, _ in proposals
+        ]
         return [
-            self.early.completed(each, self.outcomes)
+            self.early_stopping.with_predictions(each, self.outcomes)
             if isinstance(each, Outcome) and each.stopped
             else each
-            for each in self.evaluation.outcomes(asked, rungs)
+            for each in self.evaluation.outcomes(proposals, rungs)
         ]
 
-    def refuse(self, error: LissomError) -> None:
-        """Report a recipe that cannot be run. Raises its error after FAILURES without a success."""
-        self.refused += 1
+    def note_failure(self, error: LissomError) -> None:
+        """Report a recipe that cannot be run. Raises its error if it is the last of
+        MAX_FIRST_FAILURES in a row and nothing was trained.
+        """
+        self.failures_in_row += 1
         self.say(f"note: {error}")
-        if self.refused >= FAILURES and not self.trained:
+        if self.failures_in_row >= MAX_FIRST_FAILURES and not self.trained:
             raise error
 
-    def keep(self, outcome: Outcome, trial: Any = None) -> None:
+    def record_outcome(self, outcome: Outcome, trial: Any = None) -> None:
         """Add an outcome, and report the progress of the search."""
         best = self.goal.best(self.trained)
         self.study.add(outcome, trial)
@@ -225,7 +230,8 @@ class Search:
         if outcome.stopped:  # its values are predictions
             word = "stopped"
             said = (
-                f"{self.early.metric} {outcome.midway:.4g} after a third of the epochs is too low"
+                f"{self.early_stopping.metric} {outcome.midway:.4g} after a third of the epochs is "
+                "too low"
             )
         self.say(f"[{word}, {spoken(max(self.left_s(), 0))} left]  {outcome.recipe}: {said}")
 
@@ -236,7 +242,7 @@ class Search:
         tried = set[str]()
         begun = self.clock()
         for place in range(PROBES):
-            if len(tried) >= 2 and self.clock() - begun > PROBING * self.budget.seconds:
+            if len(tried) >= 2 and self.clock() - begun > PROBING_SHARE * self.budget.seconds:
                 break
             point = self.cheapest(place) if place < len(self.space.choices) else None
             point = point or self.proposer.random_point()[0]
@@ -249,7 +255,7 @@ class Search:
     def probe_one(self, point: Point, recipe: Recipe) -> None:
         """Measure one recipe without its learning steps, and keep the outcome; note why it cannot run."""
         try:
-            self.keep(self.evaluation.probe(point, recipe))
+            self.record_outcome(self.evaluation.probe(point, recipe))
         except LissomError as error:
             self.proposer.refused[str(recipe)] = point
             self.say(f"note: {error}")
@@ -262,7 +268,7 @@ class Search:
             least = self.descended(bound)
             value = least.values[bound.name]
             # a little further than a few recipes reach, another may come
-            if bound.excess(value) > NEAR * value:
+            if bound.excess(value) > NEAR_BOUND * value:
                 raise LissomError(
                     f"--want: {bound.name} {bound.wanted()}: no recipe of the space comes so far; the "
                     f"least is {amount_text(bound.name, value)}, of {least.recipe}"
@@ -278,7 +284,7 @@ class Search:
 
         best = least()
         for choice in self.space.choices:
-            if bound.excess(best.values[bound.name]) <= NEAR * best.values[bound.name]:
+            if bound.excess(best.values[bound.name]) <= NEAR_BOUND * best.values[bound.name]:
                 break
             tried = {each.recipe for each in self.outcomes}
             for point, recipe in self.space.varied(best.point, choice, (choice.low, choice.high)):
@@ -329,8 +335,8 @@ class Search:
 
 def check_seed(seed: int) -> None:
     """Raise LissomError unless generators of random numbers take a seed."""
-    if not 0 <= seed <= MOST_SEED:
-        raise LissomError(f"search: expected a seed from 0 to {MOST_SEED}, got {seed!s:.40}")
+    if not 0 <= seed <= MAX_SEED:
+        raise LissomError(f"search: expected a seed from 0 to {MAX_SEED}, got {seed!s:.40}")
 
 
 def default_space(*, learns: bool, labelled: bool, few_bits: bool, samples: int) -> SearchSpace:
@@ -340,7 +346,7 @@ def default_space(*, learns: bool, labelled: bool, few_bits: bool, samples: int)
     rounded = '{quantize(8), quantize(4, rounding="learned")}' if few_bits else "quantize(8)"
     if not learns:
         return SearchSpace(f'{{{rounded}, prune(0..0.3, of="macs") | {rounded}}}')
-    batch = ", batch=32" if samples < FEW else ""
+    batch = ", batch=32" if samples < SMALL_TRAINING_SET else ""
     alpha = "" if labelled else ", alpha=1"
     return SearchSpace(
         f'{{{rounded}, prune(0..0.85, of="macs", by={{l1, taylor}}) | '
@@ -348,7 +354,7 @@ def default_space(*, learns: bool, labelled: bool, few_bits: bool, samples: int)
     )
 
 
-def why_not(outcome: Outcome, best: Sequence[Outcome], goal: Goal) -> str:
+def reason_not_chosen(outcome: Outcome, best: Sequence[Outcome], goal: Goal) -> str:
     """Return as text why an outcome was not chosen."""
     if misses := goal.misses(outcome):
         return "; ".join(misses)

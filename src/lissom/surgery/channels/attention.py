@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from .group import Group
 
 # attributes in which networks keep the number of heads, and the total width of all heads
-HEADS = ("num_heads", "n_heads", "heads", "num_attention_heads", "n_head", "nhead")
-WIDTHS = ("attn_dim", "all_head_size", "all_head_dim", "inner_dim", "attention_dim")
+HEAD_COUNT_ATTRIBUTES = ("num_heads", "n_heads", "heads", "num_attention_heads", "n_head", "nhead")
+WIDTH_ATTRIBUTES = ("attn_dim", "all_head_size", "all_head_dim", "inner_dim", "attention_dim")
 
 
 class HeadAttention(nn.MultiheadAttention):
@@ -104,9 +104,9 @@ def count_heads(layers: Mapping[str, nn.Module], group: Group, units: int) -> No
     """
     for path in group.layers("out"):
         owner: Any = layers[path.rpartition(".")[0]]
-        for name in HEADS:
+        for name in HEAD_COUNT_ATTRIBUTES:
             if type(_plain(owner, name)) is int and getattr(owner, name) == group.size:
-                for width in WIDTHS:
+                for width in WIDTH_ATTRIBUTES:
                     if (
                         type(_plain(owner, width)) is int
                         and getattr(owner, width) % group.size == 0

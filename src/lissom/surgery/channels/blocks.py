@@ -12,7 +12,9 @@ from .group import Group
 from .labels import Labels
 
 
-def set_blocks(labels: Labels, groups: Sequence[Group], root: np.ndarray) -> bool:
+def assign_blocks_or_tie_channels(
+    labels: Labels, groups: Sequence[Group], root: np.ndarray
+) -> bool:
     """Tell each group in which blocks it must keep equally many units (`Group.blocks`).
 
     Where blocks are not those of a single group, the channels at the same position of every block
@@ -21,7 +23,7 @@ def set_blocks(labels: Labels, groups: Sequence[Group], root: np.ndarray) -> boo
     if not labels.blocks:
         return False
     place_of = _places(labels, groups, root)
-    tied = False
+    tied_any = False
     for channels, count in labels.blocks:
         roots = root[channels.numpy()].reshape(count, -1)
         if all((np.sort(row) == np.sort(roots[0])).all() for row in roots):
@@ -34,12 +36,12 @@ def set_blocks(labels: Labels, groups: Sequence[Group], root: np.ndarray) -> boo
         block = _block_of(units) if len(owners) == 1 else None
         if block is None:
             labels.equal(channels.view(count, -1)[:1], channels.view(count, -1))
-            tied = True
+            tied_any = True
             continue
         group = groups[owners.pop()]
         if not any(torch.equal(block, known) for known in group.blocks):
             group.blocks.append(block)
-    return tied
+    return tied_any
 
 
 def _places(
@@ -66,16 +68,16 @@ def _block_of(units: np.ndarray) -> Tensor | None:
 
     None unless each unit lies in one block only and all blocks hold equally many, at least two.
     """
-    each = [np.unique(row, return_counts=True) for row in units]
-    alike = {(len(members), tuple(np.unique(counts))) for members, counts in each}
-    every = np.concatenate([members for members, _ in each])
-    if (
-        len(alike) != 1
-        or len(next(iter(alike))[1]) != 1
-        or len(np.unique(every)) != len(every)
-        or len(each[0][0]) < 2
-    ):
+    unique = [np.unique(row, return_counts=True) for row in units]
+    units_of_block = [members for members, _ in unique]
+    size = len(units_of_block[0])
+    all_units = np.concatenate(units_of_block)
+    same_size = all(len(members) == size for members in units_of_block)
+    # how many channels of a block belong to a unit
+    same_counts = len(np.unique(np.concatenate([counts for _, counts in unique]))) == 1
+    disjoint = len(np.unique(all_units)) == len(all_units)
+    if not (same_size and same_counts and disjoint) or size < 2:
         return None
-    block = torch.empty(len(every), dtype=torch.long)
-    block[torch.from_numpy(every)] = torch.arange(len(units)).repeat_interleave(len(each[0][0]))
+    block = torch.empty(len(all_units), dtype=torch.long)
+    block[torch.from_numpy(all_units)] = torch.arange(len(units)).repeat_interleave(size)
     return block

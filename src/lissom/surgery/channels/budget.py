@@ -135,7 +135,7 @@ def _saved(cost: Cost, start: list[int], k: int, before: int, after: int) -> flo
 
 
 def _by_kind(
-    chunks: list[WidthStep], widths: Sequence[list[int]], groups: Sequence[Group]
+    steps: list[WidthStep], widths: Sequence[list[int]], groups: Sequence[Group]
 ) -> list[WidthStep]:
     """Replace the score of a step by the share of all units of its kind that are removed by then."""
     kinds = [kind_of(group) for group in groups]
@@ -146,12 +146,12 @@ def _by_kind(
     lost = dict.fromkeys(kinds, 0)
     now = [w[0] for w in widths]
     ranked = []
-    for chunk in chunks:
-        kind = kinds[chunk.group]
-        size = now[chunk.group] - chunk.width
-        ranked.append(WidthStep((lost[kind] + size / 2) / total[kind], chunk.group, chunk.width))
+    for step in steps:
+        kind = kinds[step.group]
+        size = now[step.group] - step.width
+        ranked.append(WidthStep((lost[kind] + size / 2) / total[kind], step.group, step.width))
         lost[kind] += size
-        now[chunk.group] = chunk.width
+        now[step.group] = step.width
     return sorted(ranked, key=lambda c: (c.score, c.group, -c.width))
 
 
@@ -170,9 +170,9 @@ class WidthSearch:
     widths: list[list[int]]
     steps: list[WidthStep]
     cost: Cost
-    rounds: bool = False  # this and the next two are those of `Groups`
-    decides: bool = True
-    sized: bool = True
+    uses_16_bits: bool = False  # this and the next two are those of `NetworkGroups`
+    makes_decisions: bool = True
+    depends_on_size: bool = True
 
     @property
     def full(self) -> list[int]:
@@ -183,6 +183,19 @@ class WidthSearch:
     def max_removed(self) -> float:
         """Return the largest fraction of the cost that can be removed."""
         return self.removed([allowed[-1] for allowed in self.widths])
+
+    @property
+    def min_removed(self) -> float:
+        """Return the smallest fraction of the cost that a cut removes, 0 if nothing can be cut."""
+        full = self.full
+        return min(
+            (
+                self.removed([*full[:k], allowed[1], *full[k + 1 :]])
+                for k, allowed in enumerate(self.widths)
+                if len(allowed) > 1
+            ),
+            default=0.0,
+        )
 
     def removed(self, widths: Sequence[int]) -> float:
         """Return the fraction of the cost that is removed at these widths."""

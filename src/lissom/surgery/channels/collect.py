@@ -51,23 +51,27 @@ def _assign(
 
     Channels that occur in the same uses form a group. Groups come in the order in which their
     layers run.
+
+    Each use gets a random number. A channel's signature is the sum of the numbers of its uses, so
+    equal signatures mean equal sets of uses, up to a chance of about 2^-63.
     """
     signature = np.zeros(len(stays), np.uint64)
     made_by_layer = np.zeros(len(stays), bool)
     distinct = {key: _distinct(channels) for key, channels in arrays.items()}
-    drawn = np.random.default_rng(0).integers(1, 2**63, len(uses), dtype=np.uint64)
-    for use, key, number in zip(uses, keys, drawn, strict=False):  # the keys of widths come last
-        signature[distinct[key]] += number  # equal sums mean equal sets of uses
+    numbers = np.random.default_rng(0).integers(1, 2**63, len(uses), dtype=np.uint64)
+    # the keys of widths come last, and are left out
+    for use, key, number in zip(uses, keys[: len(uses)], numbers, strict=True):
+        signature[distinct[key]] += number
         if use.role == "out":
             made_by_layer[distinct[key]] = True
     units = np.flatnonzero(made_by_layer & ~stays)
-    _, first, place = np.unique(signature[units], return_index=True, return_inverse=True)
-    order = np.argsort(np.argsort(first))
+    _, first_channel, place = np.unique(signature[units], return_index=True, return_inverse=True)
+    rank_by_first_channel = np.argsort(np.argsort(first_channel))
     group_of = np.full(len(stays), -1)
-    group_of[units] = order[place]
+    group_of[units] = rank_by_first_channel[place]
     unit_of = np.full(len(stays), -1)
     sizes = []
-    for k in range(len(first)):
+    for k in range(len(first_channel)):
         mine = units[group_of[units] == k]
         unit_of[mine] = np.arange(len(mine))
         sizes.append(len(mine))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import LissomError
-from ...trees import Tree, called, length
+from ...trees import Tree, length, run_on_copied_inputs
 from ..loss import Loss, cross_entropy
 from .group import Group, layers_in
 
@@ -81,7 +81,7 @@ class Evidence:
             return out * gates[name, rows].view(shape)
 
         with self._hooked(gated), torch.enable_grad():
-            outputs = called(self.model, images)
+            outputs = run_on_copied_inputs(self.model, images)
             if not gates:
                 return {}  # no layer was called as a module; `of` raises the error
             loss = self.loss(images, labels, outputs) * length(images)
@@ -115,7 +115,7 @@ class Evidence:
         with self._hooked(seen), torch.no_grad():
             for images, _ in self._batches():
                 means.clear()
-                called(self.model, images)
+                run_on_copied_inputs(self.model, images)
                 count = length(images)
                 for name, parts in means.items():
                     sums[name] = sums.get(name, 0) + count * torch.stack(parts).mean(0)

@@ -58,8 +58,8 @@ class Labels:
         self.blocks: list[tuple[Tensor, int]] = []
         # instance norms without tensors, by the name of the layer
         self.widths: list[Use] = []
-        self.left: dict[str, str] = {}  # layer -> why it is left whole
-        self.split: set[str] = set()  # layers whose outputs are split into equal parts
+        self.left_whole: dict[str, str] = {}  # layer -> why it is left whole
+        self.split_layers: set[str] = set()  # layers whose outputs are split into equal parts
         self._of = ByTensor[Tensor]()  # a tensor of the pass -> its labels
         # parameters, also cast, transposed or reshaped by axes of length 1
         self.weights = ByTensor[Weight]()

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from ...trees import Tree
     from .budget import WidthSearch
 
-NEAR = 0.02  # fraction of the latency: two measurements do not agree more closely than this
-TURNS = 8
+LATENCY_TOLERANCE = (
+    0.02  # fraction of the latency: two measurements do not agree more closely than this
+)
+MAX_TRIED_CUTS = 8
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def widths_for_latency(
     below = (0.0, 0.0)
     above = (search.max_removed, 1.0)
     goal = amount
-    for _ in range(TURNS):
+    for _ in range(MAX_TRIED_CUTS):
         widths = search.widths_for(min(goal, search.max_removed))
         if tuple(widths) in tried:
             break
@@ -67,11 +69,13 @@ def widths_for_latency(
         slice_channels(trial, search.cut(widths))
         before, after = clock.latencies([model, trial], example)
         removed = 1 - after / before
-        said = search.removed(widths)
+        predicted = search.removed(widths)
         tried[tuple(widths)] = (removed, before, after)
-        if abs(removed - amount) <= NEAR:
+        if abs(removed - amount) <= LATENCY_TOLERANCE:
             break
-        below, above = ((said, removed), above) if removed < amount else (below, (said, removed))
+        below, above = (
+            ((predicted, removed), above) if removed < amount else (below, (predicted, removed))
+        )
         share = (amount - below[1]) / max(above[1] - below[1], 1e-6)
         goal = below[0] + min(max(share, 0.1), 0.9) * (above[0] - below[0])
     best = min(tried, key=lambda widths: abs(tried[widths][0] - amount))

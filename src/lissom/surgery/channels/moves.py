@@ -37,7 +37,7 @@ def move(labels: Labels, op: Op) -> None:
         moved = op.func(*args, **settings)
     pieces = [moved] if isinstance(moved, Tensor) else list(moved)
     if op.name in SPLITS and len({p.shape for p in pieces}) == 1 and labels.makers(args[0]):
-        labels.split |= labels.makers(args[0])
+        labels.split_layers |= labels.makers(args[0])
         if labels.tied & labels.makers(args[0]):
             for one, two in pairwise(pieces):
                 labels.equal(one, two)

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from ...trees import Tree, alike, called, concatenated, length, put_in, tensors_in
+from ...trees import Tree, alike, concatenated, length, put_in, run_on_copied_inputs, tensors_in
 
-LEAST = 32  # with fewer samples the old statistics are better
+MIN_SAMPLES = 32  # with fewer samples the old statistics are better
 
 
 def recalibrate_batchnorms(model: nn.Module, batches: Sequence[Tree]) -> int:
@@ -19,8 +19,8 @@ def recalibrate_batchnorms(model: nn.Module, batches: Sequence[Tree]) -> int:
 
     Samples are split into new batches of nearly equal size, because a batch of one may have no
     variance. Batches are weighted by their size, and all calls of a norm equally. Calls with a
-    single value for each channel use the old statistics and do not count. With fewer than LEAST
-    samples nothing is changed.
+    single value for each channel use the old statistics and do not count. With too few samples
+    nothing is changed.
     Source: Li et al. 2020, EagleEye, https://arxiv.org/abs/2007.02491.
     """
     norms = [
@@ -29,9 +29,9 @@ def recalibrate_batchnorms(model: nn.Module, batches: Sequence[Tree]) -> int:
         if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None
     ]
     count = sum(map(length, batches))
-    if not norms or count < LEAST:
+    if not norms or count < MIN_SAMPLES:
         return 0
-    parts = evenly(list(batches), -(-count // max(LEAST, *map(length, batches))))
+    parts = evenly(list(batches), -(-count // max(MIN_SAMPLES, *map(length, batches))))
     model.eval()
     sought = [Statistics(m) for m in norms]
     try:
@@ -39,17 +39,17 @@ def recalibrate_batchnorms(model: nn.Module, batches: Sequence[Tree]) -> int:
             for images in parts:
                 for each in sought:
                     each.begin()
-                called(model, images)
+                run_on_copied_inputs(model, images)
                 for each in sought:
                     each.add(length(images))
-            return sum([each.settle() for each in sought])
+            return sum([each.take_means() for each in sought])
     finally:
         for each in sought:
             each.close()
 
 
 class Statistics:
-    """The statistics of a batch-norm, measured anew; until `settle` it keeps the old ones."""
+    """The statistics of a batch-norm, measured anew; until `take_means` it keeps the old ones."""
 
     def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
         assert norm.running_mean is not None and norm.running_var is not None
@@ -99,13 +99,13 @@ class Statistics:
             for total, value in zip(self.sums, self.held, strict=True):
                 total += samples * value
 
-    def settle(self) -> bool:
+    def take_means(self) -> bool:
         """Give the norm the mean of all batches; return whether there were any."""
         self.old = [total / self.count for total in self.sums] if self.count else self.old
         return self.count > 0
 
     def close(self) -> None:
-        """Let the norm be as before, with the new statistics if they are settled."""
+        """Let the norm be as before, with the new statistics if it has taken them."""
         self.hooks.close()
         self.norm.momentum = self.momentum
         self.norm.eval()

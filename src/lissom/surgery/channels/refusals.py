@@ -27,7 +27,7 @@ def computed(labels: Labels, op: Op, reason: str) -> None:
 
     The layer is the module that returned the output. The trace shows no use of its parameters.
     """
-    labels.left.update(
+    labels.left_whole.update(
         {
             layer: reason
             for layer, output in labels.trace.returned.items()

@@ -14,7 +14,9 @@ from .attention import count_heads, match_attention
 from .group import Group
 from .windows import match_windows
 
-LARGE = 1 << 17  # bytes: from this size on, the system allocates pages only when they are written
+LAZY_PAGES_BYTES = (
+    1 << 17
+)  # from this size on, the system allocates pages only when they are written
 Cut = list[tuple[Group, Tensor]]  # each group with the units to remove, a boolean of its size
 
 
@@ -76,7 +78,7 @@ def zero_channels(model: nn.Module, cut: Cut) -> None:
     layers = dict(model.named_modules())
     with torch.no_grad():
         for (name, axis), gone in removed(cut).items():
-            tensor = held(layers, name)
+            tensor = tensor_named(layers, name)
             gone = gone.to(tensor.device)
             if tensor.ndim == 1:  # statistics may be infinite
                 tensor.masked_fill_(gone, 0)
@@ -84,7 +86,7 @@ def zero_channels(model: nn.Module, cut: Cut) -> None:
                 _multiply(tensor, axis, (~gone).to(tensor.dtype))
 
 
-def held(layers: dict[str, nn.Module], name: str) -> Tensor:
+def tensor_named(layers: dict[str, nn.Module], name: str) -> Tensor:
     """Return a parameter or buffer by name."""
     path, _, leaf = name.rpartition(".")
     layer = layers[path]
@@ -105,7 +107,7 @@ def zero_channels_alike(model: nn.Module, cut: Cut) -> None:
     layers = dict(model.named_modules())
     readers = axes_of(cut, "in")
     for name, goes in losses(cut).items():
-        tensor = held(layers, name)
+        tensor = tensor_named(layers, name)
         numbers = tensor.data
         fresh = zeros_like(numbers)
         stays = fresh  # narrowed below along axes where the indices that stay are contiguous
@@ -128,7 +130,7 @@ def zero_channels_alike(model: nn.Module, cut: Cut) -> None:
 
 def zeros_like(tensor: Tensor) -> Tensor:
     """Return zeros like a CPU tensor. In a large one, pages that nobody writes to cost nothing."""
-    if tensor.nbytes < LARGE:
+    if tensor.nbytes < LAZY_PAGES_BYTES:
         return torch.zeros_like(tensor)
     return torch.from_numpy(np.zeros(tensor.nbytes, np.uint8)).view(tensor.dtype).view(tensor.shape)
 
@@ -167,7 +169,7 @@ def slice_channels(model: nn.Module, cut: Cut, *, trial: bool = False) -> None:
     for name, goes in losses(cut).items():
         path, _, leaf = name.rpartition(".")
         layer: Any = layers[path]
-        tensor = held(layers, name)
+        tensor = tensor_named(layers, name)
         now = tensor.detach()
         for loss in goes:
             now = kept_of(now, loss)

@@ -151,7 +151,7 @@ CLASSES = {  # torchvision's class: our class, and the names of its input and ou
         "merge",
     ),
 }
-NAMES = {name.rpartition(".")[2] for name in CLASSES}
+CLASS_NAMES = {name.rpartition(".")[2] for name in CLASSES}
 
 
 def becomes(layer: nn.Module) -> type[nn.Module] | None:
@@ -161,7 +161,7 @@ def becomes(layer: nn.Module) -> type[nn.Module] | None:
 
 def match_windows(layer: nn.Module) -> None:
     """Change the class of torchvision's attention to ours if heads were pruned from it."""
-    if type(layer).__qualname__ not in NAMES:
+    if type(layer).__qualname__ not in CLASS_NAMES:
         return
     ours, before, after = CLASSES.get(
         f"{type(layer).__module__}.{type(layer).__qualname__}", (None, "", "")

@@ -9,18 +9,18 @@ import torch
 from torch import nn
 
 from ...errors import LissomError
-from ...trees import Tree, called, values_in
-from .bits import FLOAT, Precision
+from ...trees import Tree, run_on_copied_inputs, values_in
+from .bits import FLOAT_BITS, Precision
 from .layers import QuantizedLayer
 from .prepare import round_weights
 
-UNITS = 4000  # the parts into which a budget of bytes is divided
+BUDGET_UNITS = 4000  # the parts into which a budget of bytes is divided
 Options = Mapping[str, Mapping[int, float]]  # layer -> bits -> noise
 
 
 def layer_bytes(layer: QuantizedLayer, bits: int) -> float:
     """Return the bytes of a layer's weights, plus those of their scales if they are rounded."""
-    return layer.weight.numel() * bits / 8 + (4 * layer.filters if bits < FLOAT else 0)
+    return layer.weight.numel() * bits / 8 + (4 * layer.filters if bits < FLOAT_BITS else 0)
 
 
 def noises(
@@ -34,7 +34,7 @@ def noises(
     """
     noise: dict[str, dict[int, float]] = {}
     with torch.no_grad():
-        plain = values_in(called(model.eval(), images))
+        plain = values_in(run_on_copied_inputs(model.eval(), images))
         power = float(plain.square().mean())
         for name, specs in options.items():
             layer = model.get_submodule(name)
@@ -42,7 +42,7 @@ def noises(
             noise[name] = {}
             for spec in filter(None, specs):
                 round_weights(layer, spec)
-                outputs = values_in(called(model, images))
+                outputs = values_in(run_on_copied_inputs(model, images))
                 if outputs.shape != plain.shape:
                     raise LissomError(
                         "quantize: 'auto' compares outputs, and those of this network are "
@@ -67,25 +67,25 @@ def assigned(
     >>> assigned({"a": {2: 5.0, 8: 1.0}, "b": {2: 9.0, 8: 1.0}}, lambda _, bits: bits, 10)
     {'a': 2, 'b': 8}
     """
-    unit = budget / UNITS
-    best: list[float] = [0.0] * (UNITS + 1)  # least noise for at most so many units
+    unit = budget / BUDGET_UNITS
+    best: list[float] = [0.0] * (BUDGET_UNITS + 1)  # least noise for at most so many units
     taken: list[list[int]] = []
     for name, choices in noise.items():
         parts = [
             (bits, ceil(cost(name, bits) / unit - 1e-9), value) for bits, value in choices.items()
         ]
-        now = [float("inf")] * (UNITS + 1)
-        how = [0] * (UNITS + 1)
+        now = [float("inf")] * (BUDGET_UNITS + 1)
+        how = [0] * (BUDGET_UNITS + 1)
         for bits, price, value in parts:
-            for room in range(price, UNITS + 1):
+            for room in range(price, BUDGET_UNITS + 1):
                 if (sum_ := best[room - price] + value) < now[room]:
                     now[room] = sum_
                     how[room] = bits
         best = now
         taken = [*taken, how]
-    if best[UNITS] == float("inf"):
+    if best[BUDGET_UNITS] == float("inf"):
         return None
-    room = UNITS
+    room = BUDGET_UNITS
     bits_of = dict[str, int]()
     for name, how in zip(reversed(list(noise)), reversed(taken), strict=True):
         bits_of[name] = how[room]

@@ -15,7 +15,7 @@ from ...language.grid import Grid, grid_of
 if TYPE_CHECKING:
     from .dataflow import DataFlow
 
-FLOAT = 32
+FLOAT_BITS = 32
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def precision_of(bits: int | str, grid: str | None, of: str, where: str) -> Prec
     uniform, fewer get lsq, and weights of 1 bit get binary.
     Raises LissomError if the grid does not have so many bits.
     """
-    if bits == FLOAT:
+    if bits == FLOAT_BITS:
         return None
     wanted = None if grid is None else grid_of(grid, where)
     if isinstance(bits, str):
@@ -58,7 +58,7 @@ def at_least(precision: Precision | None, bits: int) -> Precision | None:
 
     A grid that does not fit there is replaced by uniform.
     """
-    if precision is None or bits == FLOAT:
+    if precision is None or bits == FLOAT_BITS:
         return None
     if precision.bits >= bits and not precision.grid.only_inner:
         return precision
@@ -99,19 +99,19 @@ def without_saturation(
 
 @dataclass
 class PrecisionPlan:
-    """The grids of weights and inputs of each layer, of sites, and of second roundings."""
+    """The grids of weights and inputs of each layer, and where inputs are rounded to them."""
 
     weights: Precisions
     inputs: Precisions
     sites: dict[str, Precision]  # sites with their own grid
-    own: dict[str, Precision]
+    own_inputs: dict[str, Precision]  # layers that round their inputs themselves, once more
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each layer, for the record."""
 
         def text(precision: Precision | None) -> dict[str, Any]:
             return {
-                "bits": FLOAT if precision is None else precision.bits,
+                "bits": FLOAT_BITS if precision is None else precision.bits,
                 "grid": None if precision is None else str(precision.grid),
             }
 
@@ -124,7 +124,7 @@ class PrecisionPlan:
 def plan_precision(
     weights: Precisions,
     inputs: Precisions,
-    wires: DataFlow,
+    flow: DataFlow,
     rest: Precision | None,
 ) -> PrecisionPlan:
     """Decide where values are rounded, so that each layer reads the precision in `inputs`.
@@ -137,8 +137,8 @@ def plan_precision(
     `rest` is None if values that no layer reads stay float.
     """
     plan = PrecisionPlan(weights, inputs, {}, {})
-    added = set[str]().union(*wires.sums)
-    for site, readers in wires.readers.items():
+    added = set[str]().union(*flow.sums)
+    for site, readers in flow.readers.items():
         wants = {rest if reader is None else inputs.get(reader, rest) for reader in readers} or {
             rest
         }
@@ -150,7 +150,7 @@ def plan_precision(
         elif rest is not None and rest in wants:
             plan.sites[site] = rest
     for name, want in inputs.items():
-        precisions = {plan.sites.get(site) for site in wires.sources[name]}
+        precisions = {plan.sites.get(site) for site in flow.sources[name]}
         if want is not None and precisions != {want}:
-            plan.own[name] = want
+            plan.own_inputs[name] = want
     return plan

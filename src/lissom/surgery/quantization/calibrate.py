@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import LissomError
-from ...trees import Tree, copied, handed
+from ...trees import Tree, copied, run_network
 from ..by_tensor import ByTensor
 from ..entering import entering
-from .dataflow import entry
+from .dataflow import input_name_of
 from .sites import Sites, kind_of, paths_of
 
-SAMPLE = 1 << 16  # values kept per site and batch
+SAMPLED_VALUES = 1 << 16  # values kept per site and batch
 
 
 @dataclass
@@ -47,7 +47,7 @@ class RangeStats:
         self.bounds.append((float(flat.min()), float(flat.max())))
         self.low = min(self.low, self.bounds[-1][0])
         self.high = max(self.high, self.bounds[-1][1])
-        stride = max(1, len(flat) // SAMPLE)
+        stride = max(1, len(flat) // SAMPLED_VALUES)
         # one random value of each stretch: a fixed stride would see one column of every image
         at = torch.arange(len(flat) // stride) * stride + torch.randint(
             stride, (len(flat) // stride,), generator=self.draw
@@ -76,32 +76,36 @@ def observe_ranges(
     network: nn.Module,
     batches: Sequence[Tree],
     sites: Mapping[str, str],
-    lost: Iterable[str] = (),
+    layers_without_site: Iterable[str] = (),
     *,
     calls: Mapping[str, int] | None = None,
     by_module: bool = False,
 ) -> dict[str, RangeStats]:
     """Run `network` on calibration batches; return statistics of each site with its own grid.
 
-    For layers in `lost`, the statistics are of their inputs. `calls` is the number of calls of each
-    kind that every batch must make, if any are given. `by_module`: sites are named by module, and
-    batches may make any calls. Raises LissomError if a batch makes other calls.
+    For layers in `layers_without_site`, the statistics are of their inputs. `calls` is the number
+    of calls of each kind that every batch must make, if any are given. `by_module`: sites are named
+    by module, and batches may make any calls. Raises LissomError if a batch makes other calls.
     """
     seen = {name: RangeStats() for name, own in sites.items() if name == own}
-    entries = ByTensor((network.get_parameter(f"{layer}.weight"), entry(layer)) for layer in lost)
-    seen.update((name, RangeStats()) for name in entries.values())
+    input_names = ByTensor(
+        (network.get_parameter(f"{layer}.weight"), input_name_of(layer))
+        for layer in layers_without_site
+    )
+    seen.update((name, RangeStats()) for name in input_names.values())
 
     def visit(name: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
         if name in seen and out.numel():
             seen[name].add(out, name)
         if (
-            entries
+            input_names
             and kind_of(name) in ("conv", "linear")
             and len(args) > 1
-            and args[1] in entries  # the second argument of such a call is its weight
+            and args[1] in input_names  # the second argument of such a call is its weight
             and args[0].numel()
         ):
-            seen[entries[args[1]]].add(args[0], entries[args[1]])
+            name = input_names[args[1]]
+            seen[name].add(args[0], name)
         return out
 
     paths = paths_of(network) if by_module else None
@@ -112,7 +116,7 @@ def observe_ranges(
                 if site in seen:
                     seen[site].add(x, site)
             with Sites(visit, paths=paths) as made:
-                handed(network.eval(), inputs)
+                run_network(network.eval(), inputs)
             if calls and made.counts != calls:
                 raise LissomError(
                     "quantize: the network runs different operations on different calibration "

@@ -19,15 +19,16 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ...trees import Tree, called, first, tensors_in
+from ...trees import Tree, first, run_on_copied_inputs, tensors_in
 from ..by_tensor import ByTensor
-from ..looks import LOOKS
-from .sites import PASSES
+from ..property_reads import PROPERTY_READS
+from ..tensors import count_holders
+from .sites import PASS_THROUGH
 
 _T = torch.Tensor
 # function of a layer -> the axis of channels, of its input and its output
-LAYERS: dict[Any, int] = {torch.conv2d: -3, F.linear: -1}
-EACH: set[Any] = {  # elementwise
+CHANNEL_AXES: dict[Any, int] = {torch.conv2d: -3, F.linear: -1}
+ELEMENTWISE: set[Any] = {
     F.relu,
     torch.relu,
     torch.relu_,
@@ -42,7 +43,7 @@ EACH: set[Any] = {  # elementwise
     F.dropout2d,
     F.dropout3d,
 }
-SPACE: set[Any] = {  # over height and width of a channel
+OVER_SPACE: set[Any] = {  # over height and width of a channel
     F.max_pool2d,
     torch.max_pool2d,
     F.avg_pool2d,
@@ -51,7 +52,8 @@ SPACE: set[Any] = {  # over height and width of a channel
     F.interpolate,
 }
 # reductions over given axes
-OVER: set[Any] = {torch.mean, _T.mean, torch.sum, _T.sum, torch.amax, _T.amax}
+REDUCTIONS: set[Any] = {torch.mean, _T.mean, torch.sum, _T.sum, torch.amax, _T.amax}
+SCALE_TOLERANCE = 1e-3  # scales of channels have converged if a sweep changes them by less
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,16 @@ class Pair:
 
 @dataclass
 class Chain:
-    """The path of a layer's output: the layer that reads it, and whether nothing else does."""
+    """The path of a layer's output: the layer that reads it, and whether it is the only reader."""
 
     first: str
     second: str = ""
     owner: Tensor | None = None
-    alone: bool = True
+    has_one_reader: bool = True
 
 
 @dataclass
-class Value:
+class LayerValue:
     """A tensor between two layers, with the filter that made each of its values."""
 
     labels: Tensor  # in the shape of the tensor
@@ -97,7 +99,7 @@ class Follower(TorchFunctionMode, ABC):
         self.inside = True
         try:
             out = func(*args, **kwargs)
-            if func not in LOOKS:
+            if func not in PROPERTY_READS:
                 self.follow(func, args, kwargs, out)
         finally:
             self.inside = False
@@ -122,11 +124,10 @@ class Chains(Follower):
     Every read counts: a value that is read twice, or by an unknown call, ends its chain.
     """
 
-    def __init__(self, names: ByTensor[str], axes: dict[Any, int] = LAYERS) -> None:
+    def __init__(self, names: ByTensor[str]) -> None:
         super().__init__()
         self.names = names
-        self.axes = axes
-        self.values = ByTensor[Value]()
+        self.values = ByTensor[LayerValue]()
         self.chains: list[Chain] = []
         self.runs = Counter[Tensor]()  # weight or bias -> calls that read it
         self.biases: dict[str, Tensor | None] = {}  # layer -> the bias it was called with
@@ -139,35 +140,35 @@ class Chains(Follower):
             self.end(self.read(other))
         if not isinstance(out, Tensor) or not out.is_floating_point():
             self.end(value)
-        elif func in self.axes:
-            self.called(value, arguments, out, self.axes[func])
+        elif func in CHANNEL_AXES:
+            self.follow_layer(value, arguments, out, CHANNEL_AXES[func])
         elif value is not None:
-            labels = moved(func, value.labels, args, kwargs, out)
+            labels = labels_after_call(func, value.labels, args, kwargs, out)
             if labels is None:
                 self.end(value)
             else:  # an in-place operation returns the old tensor, which is a new value all the same
-                self.values[out] = Value(labels, value.chain)
+                self.values[out] = LayerValue(labels, value.chain)
 
-    def read(self, tensor: Any) -> Value | None:
+    def read(self, tensor: Any) -> LayerValue | None:
         """Count a read; return the value if the tensor is on a chain."""
         if isinstance(tensor, nn.Parameter):
             self.runs[tensor] += 1
         value = self.values.get(tensor)
         if value is not None:
             value.reads += 1
-            value.chain.alone &= value.reads == 1
+            value.chain.has_one_reader &= value.reads == 1
         elif not isinstance(tensor, Tensor):  # a list, as in cat
             for part in tensors_in(tensor):
                 self.end(self.read(part))
         return value
 
-    def end(self, value: Value | None) -> None:
+    def end(self, value: LayerValue | None) -> None:
         """Give up the chain of a value."""
         if value is not None:
-            value.chain.alone = False
+            value.chain.has_one_reader = False
 
-    def called(
-        self, value: Value | None, arguments: dict[str, Any], out: Tensor, axis: int
+    def follow_layer(
+        self, value: LayerValue | None, arguments: dict[str, Any], out: Tensor, axis: int
     ) -> None:
         """End the chain that led to a layer, and begin the chain of its output."""
         name = self.names.get(arguments["weight"], "")
@@ -181,24 +182,24 @@ class Chains(Follower):
             self.biases[name] = arguments.get("bias")
             self.chains.append(Chain(name))
             filters = torch.arange(out.shape[axis], device=out.device).view(-1, *[1] * (-1 - axis))
-            self.values[out] = Value(filters.expand(out.shape), self.chains[-1])
+            self.values[out] = LayerValue(filters.expand(out.shape), self.chains[-1])
 
 
-class Unseen(TorchDispatchMode):
+class DispatchReads(TorchDispatchMode):
     """Count the reads that calls of Python functions do not show, as in scripted modules."""
 
-    def __init__(self, chains: Follower) -> None:
+    def __init__(self, follower: Follower) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.chains = chains
+        self.follower = follower
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not self.chains.inside:
+        if not self.follower.inside:
             for tensor in tensors_in([args, kwargs]):
-                self.chains.end(self.chains.read(tensor))
+                self.follower.end(self.follower.read(tensor))
         return func(*args, **(kwargs or {}))
 
 
-def moved(
+def labels_after_call(
     func: Any, labels: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor
 ) -> Tensor | None:
     """Return the labels of a call's output from the `labels` of its input.
@@ -206,22 +207,20 @@ def moved(
     None if the call does not preserve positive factors.
     """
     try:
-        if func in EACH:
-            moved_labels = labels
-        elif func in SPACE or (func is F.pad and only_space(*args, **kwargs)):
-            moved_labels = shared(labels, (-2, -1), keepdim=True).expand(out.shape)
-        elif func in OVER and len(args) + len(kwargs) > 1:
-            moved_labels = shared(
-                labels, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"}
-            )
-        elif func in PASSES and args:
-            moved_labels = func(labels.contiguous(), *args[1:], **kwargs)
+        if func in ELEMENTWISE:
+            after = labels
+        elif func in OVER_SPACE or (func is F.pad and pads_only_space(*args, **kwargs)):
+            after = shared(labels, (-2, -1), keepdim=True).expand(out.shape)
+        elif func in REDUCTIONS and len(args) + len(kwargs) > 1:
+            after = shared(labels, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
+        elif func in PASS_THROUGH and args:
+            after = func(labels.contiguous(), *args[1:], **kwargs)
         else:
             return None
     except (RuntimeError, TypeError, ValueError):
         # channels are mixed, or the call has a form that does not fit labels
         return None
-    return moved_labels if moved_labels.shape == out.shape else None
+    return after if after.shape == out.shape else None
 
 
 def shared(labels: Tensor, *axes: Any, **settings: Any) -> Tensor:
@@ -233,7 +232,9 @@ def shared(labels: Tensor, *axes: Any, **settings: Any) -> Tensor:
     return low
 
 
-def only_space(input: Tensor, pad: Any, mode: str = "constant", value: float | None = None) -> bool:
+def pads_only_space(
+    input: Tensor, pad: Any, mode: str = "constant", value: float | None = None
+) -> bool:
     """Return whether padding adds only to height and width, and only zeros or existing values."""
     return input.ndim > 2 and len(pad) <= 4 and (mode != "constant" or not value)
 
@@ -257,8 +258,7 @@ def pairs(model: nn.Module, example: Tree) -> list[Pair]:
     mode on the first item of `example` (n ...). Layers that run more than once, that share a
     parameter, or whose parameters anything else reads are in no pair.
     """
-    parameters = chain.from_iterable(m._parameters.values() for m in model.modules())
-    held = Counter(parameter.data_ptr() for parameter in parameters if parameter is not None)
+    holders = count_holders(model)
     layers = {
         name: m
         for name, m in model.named_modules()
@@ -269,17 +269,17 @@ def pairs(model: nn.Module, example: Tree) -> list[Pair]:
     chains = Chains(ByTensor((m.weight, name) for name, m in layers.items()))
     mode = model.training
     try:
-        with torch.no_grad(), chains, Unseen(chains):
-            outputs = called(model.eval(), first(example, 1))
+        with torch.no_grad(), chains, DispatchReads(chains):
+            outputs = run_on_copied_inputs(model.eval(), first(example, 1))
     finally:
         model.train(mode)
     for tensor in tensors_in(outputs):
         chains.end(chains.read(tensor))
 
-    def own(name: str) -> bool:
+    def is_read_once(name: str) -> bool:
         layer = layers[name]
         return chains.biases[name] is layer.bias and all(
-            chains.runs[p] == held[p.data_ptr()] == 1
+            chains.runs[p] == holders[p.data_ptr()] == 1
             for p in (layer.weight, layer.bias)
             if p is not None
         )
@@ -287,19 +287,20 @@ def pairs(model: nn.Module, example: Tree) -> list[Pair]:
     return [
         Pair(c.first, c.second, c.owner)
         for c in chains.chains
-        if c.alone and c.owner is not None and own(c.first) and own(c.second)
+        if c.has_one_reader
+        and c.owner is not None
+        and is_read_once(c.first)
+        and is_read_once(c.second)
     ]
 
 
-def equalize_pairs(
-    model: nn.Module, linked: list[Pair], sweeps: int = 40, settled: float = 1e-3
-) -> list[list[Any]]:
+def equalize_pairs(model: nn.Module, linked: list[Pair], sweeps: int = 40) -> list[list[Any]]:
     """Scale the channels between the layers of each pair, in place.
 
     Return rows of first, second and the largest factor.
     s = sqrt(r1 / r2), r1 = max|w| of a filter of the first, r2 = max|w| of the weights that read
     it. Channels where either is 0 stay. Layers in two pairs are scaled from both sides, so all
-    pairs are swept until no scale changes by more than `settled`.
+    pairs are swept until no scale changes by more than SCALE_TOLERANCE.
     """
     names = dict.fromkeys(chain.from_iterable((pair.first, pair.second) for pair in linked))
     weights = {name: model.get_parameter(f"{name}.weight") for name in names}
@@ -314,19 +315,21 @@ def equalize_pairs(
         for pair in linked
     ]
     for _ in range(sweeps):
-        moves = 0.0
+        largest_change = 0.0
         for pair, scale in zip(linked, scales, strict=True):
             s = balance(largest[pair.first], largest[pair.second], pair.owner)
             largest[pair.first] /= s[:, None]
             by_input(largest[pair.second], len(pair.owner)).mul_(
-                spread(largest[pair.second], s[pair.owner])
+                for_inputs(largest[pair.second], s[pair.owner])
             )
             scale *= s
-            moves = max(moves, float((s - 1).abs().max()))
-        if moves < settled:
+            largest_change = max(largest_change, float((s - 1).abs().max()))
+        if largest_change < SCALE_TOLERANCE:
             break
     for pair, scale in zip(linked, scales, strict=True):
-        scaled(model.get_submodule(pair.first), model.get_submodule(pair.second), pair.owner, scale)
+        rescale(
+            model.get_submodule(pair.first), model.get_submodule(pair.second), pair.owner, scale
+        )
     return [
         [pair.first, pair.second, float(torch.maximum(scale, 1 / scale).max())]
         for pair, scale in zip(linked, scales, strict=True)
@@ -350,12 +353,12 @@ def by_input(weight: Tensor, inputs: int) -> Tensor:
     return weight.unflatten(0, (inputs // weight.shape[1], -1))
 
 
-def spread(weight: Tensor, values: Tensor) -> Tensor:
+def for_inputs(weight: Tensor, values: Tensor) -> Tensor:
     """Return a value for each input (in), shaped to broadcast to a weight from `by_input`."""
     return values.view(-1, 1, weight.shape[1], *[1] * (weight.ndim - 2))
 
 
-def scaled(first: nn.Module, second: nn.Module, owner: Tensor, scale: Tensor) -> None:
+def rescale(first: nn.Module, second: nn.Module, owner: Tensor, scale: Tensor) -> None:
     """Divide the filters of `first` by `scale` (out) and multiply the weights that read them by it.
 
     Both are changed in place.
@@ -367,5 +370,5 @@ def scaled(first: nn.Module, second: nn.Module, owner: Tensor, scale: Tensor) ->
         weight = second.weight
         assert isinstance(weight, Tensor)
         weight.copy_(
-            (by_input(weight.double(), len(owner)) * spread(weight, scale[owner])).flatten(0, 1)
+            (by_input(weight.double(), len(owner)) * for_inputs(weight, scale[owner])).flatten(0, 1)
         )

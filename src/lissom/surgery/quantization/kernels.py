@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...language.grid import by_filter, per_filter
 
-ROW = 256  # channels of the batch-norms below, which see a tensor as (n ROW)
+ROW_LENGTH = 256  # the batch-norms below see a tensor as (n ROW_LENGTH)
 
 
 def equal_steps(x: Tensor, step: Tensor, zero: int, top: int, slow: float = 1.0) -> Tensor:
@@ -74,9 +74,11 @@ def in_bfloat16(x: Tensor, step: float, zero: int, top: int) -> Tensor:
     Batch-norm multiplies and adds in float32 and stores once; torch.add would round the factor as
     well.
     """
-    none = torch.zeros(ROW)
-    one = torch.ones(ROW)
-    y = F.batch_norm(flat(x).view(-1, ROW), none, one, one / step, one * (128 + zero), eps=0.0)
+    none = torch.zeros(ROW_LENGTH)
+    one = torch.ones(ROW_LENGTH)
+    y = F.batch_norm(
+        flat(x).view(-1, ROW_LENGTH), none, one, one / step, one * (128 + zero), eps=0.0
+    )
     return (
         F.hardtanh_(y, 128.0, 128.0 + top)
         .sub_(128.0 + zero)
@@ -142,7 +144,7 @@ class EqualFilters(torch.autograd.Function):
     ) -> Tensor:
         size = by_filter(step, weight)
         steps = weight / size
-        codes = on_whole(steps, low, high, zero)
+        codes = to_integers(steps, low, high, zero)
         if zero is not None:
             steps += by_filter(zero, weight)  # to compare them with the ends
         ctx.ends = (low - 0.5, high + 0.5)
@@ -158,7 +160,7 @@ class EqualFilters(torch.autograd.Function):
         return inside, slope, None, None, None, None
 
 
-def on_whole(steps: Tensor, low: int, high: int, zero: Tensor | None = None) -> Tensor:
+def to_integers(steps: Tensor, low: int, high: int, zero: Tensor | None = None) -> Tensor:
     """Return the integers nearest to a weight (out ...) in steps, clamped to low..high.
 
     Zero points (out) are added before the clamp and subtracted after it.
@@ -218,7 +220,10 @@ def dense(x: Tensor) -> bool:
 def in_rows(x: Tensor) -> bool:
     """Return whether x (...) can be seen as rows for batch-norm: dense, bfloat16, on a CPU."""
     return (
-        x.dtype == torch.bfloat16 and x.device.type == "cpu" and dense(x) and x.numel() % ROW == 0
+        x.dtype == torch.bfloat16
+        and x.device.type == "cpu"
+        and dense(x)
+        and x.numel() % ROW_LENGTH == 0
     )
 
 
@@ -238,10 +243,10 @@ def product(a: Tensor, b: Tensor) -> Tensor:
         return (a.float() * b.float()).sum()
     # torch.dot of bfloat16 runs on one core and rounds its sum to bfloat16. The gradient of
     # batch-norm's weight is the same sums in float32.
-    none = torch.zeros(ROW)
-    one = torch.ones(ROW)
-    a = flat(a).view(-1, ROW)
-    b = flat(b).view(-1, ROW)
+    none = torch.zeros(ROW_LENGTH)
+    one = torch.ones(ROW_LENGTH)
+    a = flat(a).view(-1, ROW_LENGTH)
+    b = flat(b).view(-1, ROW_LENGTH)
     sums = torch.ops.aten.native_batch_norm_backward(
         a, b, one, none, one, None, None, False, 0.0, [False, True, False]
     )

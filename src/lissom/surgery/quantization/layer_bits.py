@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..coverage import FIRST, LAST
-from .bits import FLOAT, Precision, Precisions, at_least
+from ..coverage import IS_FIRST_LAYER, IS_LAST_LAYER
+from .bits import FLOAT_BITS, Precision, Precisions, at_least
 from .layers import QuantizedLayer
 
 
@@ -27,11 +27,11 @@ def layer_precisions(
     products = [name for name in layers if name not in tables]
     inputs.update(dict.fromkeys(tables))
     # embeddings read the network's inputs, as the first layer does
-    ends = [(name, least_first, FIRST) for name in (*tables, *products[:1])]
-    ends += [(name, least_last, LAST) for name in products[-1:]]
+    ends = [(name, least_first, IS_FIRST_LAYER) for name in (*tables, *products[:1])]
+    ends += [(name, least_last, IS_LAST_LAYER) for name in products[-1:]]
     for name, bits, reason in ends:
         weights[name] = at_least(weights[name], bits)
         inputs[name] = at_least(inputs[name], bits)
-        if bits == FLOAT:
+        if bits == FLOAT_BITS:
             left[name] = reason
     return weights, inputs

@@ -4,7 +4,8 @@ The simulation and the exported file use the same numbers. In training a layer r
 weights and then its own batch-norm, so statistics keep updating and ordinary learning rates work.
 In inference batch-norm is multiplied into the scales of the filters, which changes no integer.
 Simulating folded weights in training, as the paper does, gives the same result with one scale per
-filter, at twice the work. With one scale for the layer the result differs: see `turn`.
+filter, at twice the work. With one scale for the layer the result differs: see
+`filter_factor`.
 The bias is rounded to int32 as in a file, in the simulation too. ONNX Runtime then gave the same
 answer on 99.9 % of CIFAR-10's test images; without that rounding, on 99.5 %.
 Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877; Bengio et al. 2013,
@@ -30,13 +31,13 @@ from ..layers import (
     CompressedEmbedding,
     CompressedLayer,
     CompressedLinear,
-    back,
+    plain_class_of,
 )
 from .rounding import Rounding
-from .sites import convolved, hidden, looked_up, projected
+from .sites import convolved, looked_up, projected, run_without_sites
 
 Norm = nn.modules.batchnorm._BatchNorm
-FEW = 4  # bits: some formats pack weights of so many or fewer
+MAX_PACKED_BITS = 4  # some formats pack weights of so many bits or fewer
 
 
 def with_gradient_of(smooth: Tensor, value: Tensor) -> Tensor:
@@ -52,13 +53,14 @@ class QuantizedLayer(CompressedLayer):
 
     What a value passes, from the layer before to the next (each part may be missing):
 
-        site -> feed -> own -> weight, rounded by `rounding` -> norm -> next site
+        site -> site_rounding -> own_input_rounding -> weight, rounded by `rounding`
+             -> norm -> next site
 
-    `feed` is the rounding of the site, the same for all layers that read it; `own` rounds once more,
-    to the fewer bits of this layer, and is shared by the layers with the same `again`.
+    `site_rounding` is the same for all layers that read the site. `own_input_rounding` rounds once
+    more, to the fewer bits of this layer; layers with the same `own_input_rounding_name` share it.
 
-    Grids, scales and batch-norm see a weight as (out in ...), as `turned` returns it. The layer
-    itself computes with the weight in its own layout.
+    Grids, scales and batch-norm see a weight as (out in ...), as `to_grid_form` returns it. The
+    layer itself computes with the weight in its own layout.
     """
 
     call = staticmethod(convolved)  # the call by which `Sites` knows the layer
@@ -70,21 +72,28 @@ class QuantizedLayer(CompressedLayer):
     norm_name: str | None  # its path in the network
     # the site that the layer reads, or one of several with the same step; None if steps differ
     site: str | None
-    again: str | None  # name of the layer's second rounding of its inputs in the network's `grids`
-    # the first and second rounding of inputs; not submodules, since the network owns them
-    feed: Rounding | None
-    own: Rounding | None
+    # the two roundings of inputs; not submodules, since the network owns them, in its `grids`
+    site_rounding: Rounding | None
+    own_input_rounding: Rounding | None
+    own_input_rounding_name: str | None  # in `grids`
 
     def prepare(self, norm: Norm | None = None, norm_name: str | None = None) -> None:
         """Set the attributes of a layer whose class has just changed; nothing is rounded yet."""
-        self.rounding = self.site = self.again = None
+        self.rounding = self.site = self.own_input_rounding_name = None
         self.norm = norm
         self.norm_name = norm_name
-        self.follow(None)
+        self.set_input_roundings(None)
 
-    def follow(self, feed: Rounding | None, own: Rounding | None = None) -> None:
+    def set_input_roundings(
+        self, of_site: Rounding | None, of_layer: Rounding | None = None
+    ) -> None:
         """Set the rounding of the site that the layer reads and the layer's own second rounding."""
-        self.__dict__.update(feed=feed, own=own)
+        self.__dict__.update(site_rounding=of_site, own_input_rounding=of_layer)
+
+    @property
+    def has_rounding(self) -> bool:
+        """Whether the layer's weights or inputs are rounded."""
+        return any((self.rounding, self.site_rounding, self.own_input_rounding))
 
     def settings(self) -> dict[str, Any]:
         """Return the settings from which the layer is rebuilt."""
@@ -92,7 +101,7 @@ class QuantizedLayer(CompressedLayer):
             "site": self.site,
             "norm": self.norm_name,
             "rounding": None if self.rounding is None else self.rounding.settings(),
-            "again": self.again,
+            "again": self.own_input_rounding_name,
         }
 
     def train(self, mode: bool = True) -> Any:
@@ -100,16 +109,16 @@ class QuantizedLayer(CompressedLayer):
         learned = self.training and not mode
         found = super().train(mode)
         if learned and self.rounding is not None:
-            self.rounding.refresh(self.turned(self.transformed().detach()))
+            self.rounding.refresh(self.to_grid_form(self.transformed().detach()))
         return found
 
     def forward(self, input: Tensor, *more: Any, **named: Any) -> Tensor:
         return self.call(input, self.weight, self, *more, **named)
 
-    def whole(self, x: Tensor, *more: Any, **named: Any) -> Tensor:
+    def forward_quantized(self, x: Tensor, *more: Any, **named: Any) -> Tensor:
         """Round the input, run the layer with rounded weights, then its batch-norm."""
-        if self.own is not None:
-            x = self.own(x)
+        if self.own_input_rounding is not None:
+            x = self.own_input_rounding(x)
         if not self.training:
             weight, bias = self.learning() if torch.is_grad_enabled() else self.in_inference()
             return self.computed(x, weight, bias, *more, **named)
@@ -172,13 +181,13 @@ class QuantizedLayer(CompressedLayer):
             and before != self.versions()
         ):
             del self.__dict__["learned_at"]
-            self.rounding.refresh(self.turned(self.transformed().detach()))
+            self.rounding.refresh(self.to_grid_form(self.transformed().detach()))
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         self.catch_up()
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
-    def turn(self) -> Tensor | None:
+    def filter_factor(self) -> Tensor | None:
         """Return the factor of each filter (out) before it is rounded, never 0; None if all are 1.
 
         It is the sign of batch-norm's factor, because the integers of a weight may reach further
@@ -198,20 +207,20 @@ class QuantizedLayer(CompressedLayer):
         size = scale_and_shift(self.norm)[0].abs().clamp_min(1e-12).float()
         return size if sign is None else sign * size
 
-    def turned(self, weight: Tensor, back: bool = False) -> Tensor:
-        """Return a weight in the form that its grid rounds (out ...).
-
-        With `back`, return a weight of that form in the layer's own form.
-        """
-        turn = self.turn()
-        if back:
-            return self.as_held(weight if turn is None else weight / by_filter(turn, weight))
+    def to_grid_form(self, weight: Tensor) -> Tensor:
+        """Return a weight of the layer in the form that its grid rounds (out ...)."""
+        factor = self.filter_factor()
         weight = self.filters_first(weight)
-        return weight if turn is None else weight * by_filter(turn, weight)
+        return weight if factor is None else weight * by_filter(factor, weight)
+
+    def from_grid_form(self, weight: Tensor) -> Tensor:
+        """Return a weight that `to_grid_form` returned (out ...) in the layer's layout."""
+        factor = self.filter_factor()
+        return self.as_held(weight if factor is None else weight / by_filter(factor, weight))
 
     def on_grid(self, weight: Tensor, rounding: Rounding) -> Tensor:
         """Return a rounded weight, in the layer's layout, with the gradient of training."""
-        return self.turned(rounding(self.turned(weight)), back=True)
+        return self.from_grid_form(rounding(self.to_grid_form(weight)))
 
     def times(self, weight: Tensor, factor: Tensor) -> Tensor:
         """Return a weight in the layer's layout with each filter multiplied by its factor (out)."""
@@ -224,7 +233,7 @@ class QuantizedLayer(CompressedLayer):
         """
         assert self.rounding is not None
         self.catch_up()
-        return self.rounding.codes(self.turned(self.transformed().detach()))
+        return self.rounding.codes(self.to_grid_form(self.transformed().detach()))
 
     def in_inference(self) -> tuple[Tensor, Tensor | None]:
         """Return the weight, in the layer's layout, and the bias (out) of inference: rounded,
@@ -249,7 +258,8 @@ class QuantizedLayer(CompressedLayer):
 
         None if it reads floats, or if the step is known only at run time.
         """
-        source = next((r for r in (self.own, self.feed) if r is not None and not r.off), None)
+        roundings = (self.own_input_rounding, self.site_rounding)
+        source = next((r for r in roundings if r is not None and not r.off), None)
         return None if source is None or source.grid.at_run_time else source.input_codes().step
 
     def integers(self) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -262,8 +272,8 @@ class QuantizedLayer(CompressedLayer):
         codes, scale = self.weight_codes()
         factor, bias = self.normed()
         if factor is not None:
-            turn = self.turn()
-            scale = (scale * (factor if turn is None else factor / turn)).float()
+            in_codes = self.filter_factor()  # what the codes are multiplied by already
+            scale = (scale * (factor if in_codes is None else factor / in_codes)).float()
             codes = codes * by_filter((factor != 0).float(), codes)
         step = self.step()
         if bias is not None and step is not None:
@@ -291,15 +301,17 @@ class QuantizedLayer(CompressedLayer):
 
         The layer's second rounding of its input stays, as a pre-hook.
         """
-        own = self.own
+        rounding = self.own_input_rounding
         self.drop_transforms()
         for name in ("rounding", "norm"):
             self._modules.pop(name, None)
-        self.__class__ = back(self)  # type: ignore[assignment]
+        self.__class__ = plain_class_of(self)  # type: ignore[assignment]
         self.weight = nn.Parameter(weight.detach())
         self.bias = None if bias is None else nn.Parameter(bias.detach())
-        if own is not None:
-            self.register_forward_pre_hook(lambda _, given: (hidden(given[0], own),))
+        if rounding is not None:
+            self.register_forward_pre_hook(
+                lambda _, given: (run_without_sites(given[0], rounding),)
+            )
 
 
 class QuantizedConv1d(QuantizedLayer, CompressedConv1d):

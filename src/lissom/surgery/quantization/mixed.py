@@ -13,14 +13,14 @@ from ...errors import LissomError
 from ...language.context import Context
 from ...trees import Tree, first
 from .assign import assigned, layer_bytes, noises
-from .bits import FLOAT, Precision, PrecisionPlan
+from .bits import FLOAT_BITS, Precision, PrecisionPlan
 from .dataflow import DataFlow
 from .layers import QuantizedLayer
 from .prepare import insert_rounding
 
-CHOICES = (8, 6, 5, 4, 3, 2)  # 7 instead of 8 if sums of 8 would saturate
-IMAGES = 64  # samples on which noise is measured
-SCORED = 5000  # validation samples on which a drop is measured, at most
+BIT_CHOICES = (8, 6, 5, 4, 3, 2)  # 7 instead of 8 if sums of 8 would saturate
+NOISE_SAMPLES = 64  # samples on which noise is measured
+MAX_SCORED_SAMPLES = 5000  # validation samples on which a drop is measured, at most
 HALVINGS = 6
 Bits = dict[str, int]
 
@@ -52,12 +52,12 @@ class Mixture:
         grids = [spec for spec in self.specs.values() if spec is not None]
         self.options = dict.fromkeys(free, grids)
         self.choices = [precision.bits for precision in grids]
-        self.cost = {
+        self.bytes_of = {
             name: {bits: layer_bytes(held[name], bits) for bits in self.choices} for name in free
         }
-        self.whole = sum(layer_bytes(layer, FLOAT) for layer in held.values())
-        self.fixed = sum(
-            layer_bytes(held[name], FLOAT if precision is None else precision.bits)
+        self.float_bytes = sum(layer_bytes(layer, FLOAT_BITS) for layer in held.values())
+        self.fixed_bytes = sum(
+            layer_bytes(held[name], FLOAT_BITS if precision is None else precision.bits)
             for name, precision in self.plan.weights.items()
             if name not in self.options
         )
@@ -65,8 +65,8 @@ class Mixture:
     def share(self, bits: Bits) -> float:
         """Return the bytes of all weights with these bits over those in float."""
         return (
-            self.fixed + sum(self.cost[name][count] for name, count in bits.items())
-        ) / self.whole
+            self.fixed_bytes + sum(self.bytes_of[name][count] for name, count in bits.items())
+        ) / self.float_bytes
 
     def all(self, bits: int) -> Bits:
         """Return the same bits for every free layer."""
@@ -74,9 +74,9 @@ class Mixture:
 
     def within(self, share: float) -> Bits | None:
         """Return the bits with the least noise whose bytes are at most `share`, or None."""
-        room = share * self.whole - self.fixed
+        room = share * self.float_bytes - self.fixed_bytes
         return (
-            assigned(self.noise, lambda name, bits: self.cost[name][bits], room)
+            assigned(self.noise, lambda name, bits: self.bytes_of[name][bits], room)
             if room > 0
             else None
         )
@@ -103,7 +103,7 @@ class Mixture:
     def within_drop(self, score: Callable[[Bits], float | None]) -> Bits:
         """Return the bits with the fewest bytes, to a 64th of the span, within the allowed drop."""
         allowed = self.drop or 0.0
-        before = self.ctx.accuracy(self.model, SCORED)
+        before = self.ctx.accuracy(self.model, MAX_SCORED_SAMPLES)
         best = self.all(self.choices[0])
         now = score(self.all(self.choices[0]))
         if before is None or now is None:
@@ -133,7 +133,7 @@ class Mixture:
 
     def warn(self, allowed: float, before: float) -> None:
         """Note if there are too few validation samples to tell the allowed drop from chance."""
-        count = min(self.ctx.validation_count(), SCORED)
+        count = min(self.ctx.validation_count(), MAX_SCORED_SAMPLES)
         chance = 1.96 * math.sqrt(max(0.0, before * (1 - before)) / count)
         if chance > allowed:
             self.ctx.notes.append(
@@ -146,7 +146,7 @@ class Mixture:
 
 def mix_bits(
     mixture: Mixture,
-    wires: DataFlow,
+    flow: DataFlow,
     images: Tree,
     bounds_of: Callable[[str, Precision], tuple[float, float]],
     of_bits: Callable[[int], Precision | None],
@@ -165,10 +165,11 @@ def mix_bits(
     def score(bits: Bits) -> float | None:
         write(bits)
         return ctx.accuracy(
-            insert_rounding(copy.deepcopy(model), wires, plan, bounds_of)[0].eval(), SCORED
+            insert_rounding(copy.deepcopy(model), flow, plan, bounds_of)[0].eval(),
+            MAX_SCORED_SAMPLES,
         )
 
-    bits = mixture.decide(first(images, IMAGES), score)
+    bits = mixture.decide(first(images, NOISE_SAMPLES), score)
     write(bits)
     ctx.facts["mixed"] = {
         "bits": bits,

@@ -14,11 +14,11 @@ from ...trees import mapped
 from ..by_tensor import ByTensor
 from ..entering import entering_as
 from .kernels import clipped
-from .layers import FEW, QuantizedLayer
+from .layers import MAX_PACKED_BITS, QuantizedLayer
 from .rounding import Rounding
 from .sites import Sites, kind_of, paths_of
 
-NOTHING = object()  # stands for no positional argument
+NO_ARGUMENT = object()  # stands for no positional argument
 
 
 class QuantizedNetwork(nn.Module):
@@ -93,26 +93,26 @@ class QuantizedNetwork(nn.Module):
     def link(self) -> None:
         """Tell every layer which rounding its inputs have, and find `clipped` and `unrounded`."""
         for layer in self.layers():
-            layer.follow(
-                self.grid(layer.site), None if layer.again is None else self.grid_of(layer.again)
+            name = layer.own_input_rounding_name
+            layer.set_input_roundings(
+                self.grid(layer.site), None if name is None else self.grid_of(name)
             )
         self.clipped = frozenset(
             site for site in self.shared if kind_of(site) == "relu" and self.from_zero(site)
         )
-        twice = any(
-            layer.own is not None and not layer.own.grid.at_run_time for layer in self.layers()
-        )
-        fine = {
+        own = [layer.own_input_rounding for layer in self.layers()]
+        rounds_twice = any(r is not None and not r.grid.at_run_time for r in own)
+        codes_of = {
             site: grid.input_codes()
             for site in self.shared
-            if twice
+            if rounds_twice
             and kind_of(site) != "input"
             and (grid := self.grid(site)) is not None
             and grid.bits == 8
             and not grid.grid.moves
         }
         self.unrounded = {
-            site: (codes.top - codes.zero) * float(codes.step) for site, codes in fine.items()
+            site: (codes.top - codes.zero) * float(codes.step) for site, codes in codes_of.items()
         }
 
     def memory(self) -> dict[str, Any]:
@@ -140,20 +140,20 @@ class QuantizedNetwork(nn.Module):
             for scale in scales:
                 scale.fill_(max(float(other) for other in scales))
 
-    def settle(self) -> None:
+    def update_moving_ranges(self) -> None:
         """Update the grids whose ranges move during training.
 
         It runs after each forward pass, on all grids at once, because sites that an addition ties
         together share a scale.
         """
-        moved = [
+        moving = [
             grid
             for site in self.grids
             if (grid := self.grid_of(site)).grid.moves and not grid.still
         ]
-        for grid in moved:
+        for grid in moving:
             grid.grid.settle(grid.bits, grid.held)
-        if moved:
+        if moving:
             self.tie()
             self.link()
 
@@ -165,9 +165,9 @@ class QuantizedNetwork(nn.Module):
         codes = grid.input_codes()
         return codes.zero == 0 and not codes.sign
 
-    def forward(self, x: Any = NOTHING, /, *more: Any, **named: Any) -> Any:
+    def forward(self, x: Any = NO_ARGUMENT, /, *more: Any, **named: Any) -> Any:
         # an explicit first argument: torch.export identifies it by position
-        inputs = more if x is NOTHING else (x, *more)
+        inputs = more if x is NO_ARGUMENT else (x, *more)
         inputs, named = self.entered(inputs, named)
         outputs, made = self.run(lambda _: self.network(*inputs, **named), None, Counter())
         for kinds in (("query", "key"), ("value", "softmax")):
@@ -190,7 +190,7 @@ class QuantizedNetwork(nn.Module):
                 )
             )
         if self.training:
-            self.settle()
+            self.update_moving_ranges()
         return outputs
 
     def entered(
@@ -247,8 +247,9 @@ class QuantizedNetwork(nn.Module):
         """Return the layers whose weights or inputs are rounded, or can be."""
         return [m for m in self.modules() if isinstance(m, QuantizedLayer)]
 
-    def few(self) -> bool:
+    def has_packable_weights(self) -> bool:
         """Return whether any weights have 4 bits or fewer, which some formats pack."""
         return any(
-            layer.rounding is not None and layer.rounding.bits <= FEW for layer in self.layers()
+            layer.rounding is not None and layer.rounding.bits <= MAX_PACKED_BITS
+            for layer in self.layers()
         )

@@ -13,22 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from ...language.grid import by_filter
-from ...trees import Tree, called
+from ...trees import Tree, run_on_copied_inputs
 from ..layers import weight_in_use
 from .layers import QuantizedLayer
 from .network import QuantizedNetwork
 from .rounding import Rounding
 
 Layers = Mapping[str, QuantizedLayer]
-MIDDLE = 0.998  # share of the values: those outside do not count as use of a range
+COVERED_SHARE = 0.998  # of the values: those outside do not count as use of a range
 
 
-def layers_of(whole: QuantizedNetwork) -> dict[str, QuantizedLayer]:
+def layers_of(quantized: QuantizedNetwork) -> dict[str, QuantizedLayer]:
     """Return the layers with any rounding, by their names in the user's network."""
     return {
         name: layer
-        for name, layer in whole.network.named_modules()
-        if isinstance(layer, QuantizedLayer) and any((layer.rounding, layer.own, layer.feed))
+        for name, layer in quantized.network.named_modules()
+        if isinstance(layer, QuantizedLayer) and layer.has_rounding
     }
 
 
@@ -39,15 +39,15 @@ def roundings(layer: QuantizedLayer, of: str = "both") -> list[Rounding]:
     """
     parts = {
         "weights": (layer.rounding,),
-        "inputs": (layer.feed, layer.own),
-        "both": (layer.rounding, layer.feed, layer.own),
+        "inputs": (layer.site_rounding, layer.own_input_rounding),
+        "both": (layer.rounding, layer.site_rounding, layer.own_input_rounding),
     }[of]
     return [rounding for rounding in parts if rounding is not None]
 
 
 @contextmanager
 def rounding_only(
-    whole: QuantizedNetwork, on: Iterable[Rounding], floats: Layers | None = None
+    quantized: QuantizedNetwork, on: Iterable[Rounding], floats: Layers | None = None
 ) -> Iterator[None]:
     """Switch off every rounding of a network except `on`, within the context; for inference.
 
@@ -56,13 +56,13 @@ def rounding_only(
     weights.
     """
     chosen = set(on)
-    every = [rounding for rounding in whole.modules() if isinstance(rounding, Rounding)]
+    every = [rounding for rounding in quantized.modules() if isinstance(rounding, Rounding)]
     held: list[tuple[QuantizedLayer, str, Any]] = []
-    for layer in layers_of(whole).values():
+    for layer in layers_of(quantized).values():
         keys = [key for key in ("weight", "bias", "norm") if hasattr(layer, key)]
         held += [(layer, key, getattr(layer, key)) for key in keys]
     try:
-        for name, layer in layers_of(whole).items():
+        for name, layer in layers_of(quantized).items():
             if floats is not None and name in floats and layer.rounding not in chosen:
                 layer.weight = floats[name].weight
                 layer.bias = floats[name].bias
@@ -127,14 +127,14 @@ def span(counts: Tensor) -> float:
     0.25
     """
     total = counts.double().cumsum(0)
-    edge = (1 - MIDDLE) / 2 * float(total[-1])
+    edge = (1 - COVERED_SHARE) / 2 * float(total[-1])
     low = int((total <= edge).sum())
     high = int((total < float(total[-1]) - edge).sum())
     return max(0, high - low) / max(1, len(counts) - 1)
 
 
 def layer_noise(
-    whole: QuantizedNetwork, batches: Sequence[Tree], floats: Layers | None = None
+    quantized: QuantizedNetwork, batches: Sequence[Tree], floats: Layers | None = None
 ) -> list[dict[str, Any]]:
     """Return a row for each layer: how rounding changes its weights, and its inputs on images.
 
@@ -142,7 +142,7 @@ def layer_noise(
     rounded x)^2), `use` the share of the grid that the middle 99.8 % of the values cover,
     `saturated` the share of values beyond its ends.
     """
-    layers = layers_of(whole)
+    layers = layers_of(quantized)
     tallies = dict[Rounding, Tally]()
     read = set(chain.from_iterable(roundings(layer, "inputs") for layer in layers.values()))
 
@@ -152,9 +152,9 @@ def layer_noise(
 
     hooks = [rounding.register_forward_hook(see) for rounding in read]
     try:
-        with torch.no_grad(), rounding_only(whole.eval(), [], floats):
+        with torch.no_grad(), rounding_only(quantized.eval(), [], floats):
             for images in batches:
-                called(whole, images)
+                run_on_copied_inputs(quantized, images)
     finally:
         for hook in hooks:
             hook.remove()
@@ -187,7 +187,7 @@ def weight_noise(layer: QuantizedLayer, weight: Tensor) -> dict[str, float | Non
     assert layer.rounding is not None
     weight = weight.detach().float()
     codes, scale = layer.weight_codes()
-    rounded = layer.turned(codes * by_filter(scale, codes), back=True)
+    rounded = layer.from_grid_form(codes * by_filter(scale, codes))
     ends = layer.rounding.grid.ends(layer.rounding.bits)
     row: dict[str, float | None] = {
         "sqnr_db": decibels(
@@ -199,7 +199,7 @@ def weight_noise(layer: QuantizedLayer, weight: Tensor) -> dict[str, float | Non
     if ends is not None:
         zeros = layer.rounding.zeros()
         shift = 0 if zeros is None else by_filter(zeros, weight)
-        q = (layer.turned(weight) / by_filter(scale, weight)).round() + shift
+        q = (layer.to_grid_form(weight) / by_filter(scale, weight)).round() + shift
         counts = torch.bincount(
             (codes + shift - ends[0]).long().flatten(), minlength=ends[1] - ends[0] + 1
         )

@@ -8,18 +8,19 @@ from torch import nn
 
 from ...errors import LissomError
 from ...trees import Tree
-from ..fold import foldable, foldable_norm, taken_out
+from ..fold import foldable, foldable_norm, replace_norm_by_stand_in
 from ..layers import baked, torch_class
 from ..reached import reached
 from .bits import Precision, PrecisionPlan
-from .dataflow import DataFlow, merged, trace_dataflow
+from .dataflow import DataFlow, merge_overlapping, trace_dataflow
 from .layers import CLASSES, QuantizedLayer
 from .network import QuantizedNetwork
 from .rounding import Rounding
 from .sites import kind_of
 
 Bounds = tuple[float, float]
-UNLIKE = 4  # how many times larger the inputs of a layer's other call may be: it costs 2 bits
+# how many times larger the inputs of a layer's other call may be: it costs 2 bits
+MAX_RANGE_RATIO = 4
 
 
 def unrounded(model: nn.Module) -> nn.Module:
@@ -27,8 +28,8 @@ def unrounded(model: nn.Module) -> nn.Module:
     if not isinstance(model, QuantizedNetwork):
         return model
     for layer in model.layers():
-        layer.rounding = layer.again = None
-        layer.follow(None)
+        layer.rounding = layer.own_input_rounding_name = None
+        layer.set_input_roundings(None)
     return model.network
 
 
@@ -54,7 +55,7 @@ def prepare_layers(model: nn.Module, example: Tree, fold: bool = True) -> dict[s
         layer.__class__ = CLASSES[kind]
         assert isinstance(layer, QuantizedLayer)
         if norm is not None and foldable_norm(norm):
-            taken_out(model, norm)
+            replace_norm_by_stand_in(model, norm)
             layer.prepare(norm, f"network.{norms[name]}")
         else:
             layer.prepare()
@@ -91,7 +92,7 @@ def why_float(model: nn.Module, layer: nn.Module, *, called: bool) -> str | None
 
 def insert_rounding(
     model: nn.Module,
-    wires: DataFlow,
+    flow: DataFlow,
     plan: PrecisionPlan,
     bounds_of: Callable[[str, Precision], Bounds],
 ) -> tuple[QuantizedNetwork, dict[str, Bounds]]:
@@ -101,45 +102,47 @@ def insert_rounding(
     addition or a layer ties together get one scale. Raises LissomError if a grid does not suit a
     layer.
     """
-    skipped = unsigned(wires, plan)
+    skipped = relus_read_for_signs(flow, plan)
     bounds = {site: bounds_of(site, spec) for site, spec in plan.sites.items()}
-    for site in wires.operands & bounds.keys():
+    for site in flow.operands & bounds.keys():
         bounds[site] = around_zero(*bounds[site])
-    several = read_in_turn(wires, bounds)
-    whole = QuantizedNetwork(
+    several = read_in_turn(flow, bounds)
+    quantized = QuantizedNetwork(
         model,
-        {site: own for site, own in wires.sites.items() if own in plan.sites},
-        wires.calls,
+        {site: own for site, own in flow.sites.items() if own in plan.sites},
+        flow.calls,
         skipped=skipped,
-        tied=merged([*wires.sums, *several.values()]),
+        tied=merge_overlapping([*flow.sums, *several.values()]),
     )
     for site, spec in plan.sites.items():
-        whole.grids[site] = of_inputs(spec, bounds[site])
-    whole.tie()
-    for name, reads in wires.inputs.items():
+        quantized.grids[site] = input_rounding(spec, bounds[site])
+    quantized.tie()
+    for name, reads in flow.inputs.items():
         layer = model.get_submodule(name)
         if not isinstance(layer, QuantizedLayer):
             continue
-        layer.site = of_one_step(whole, several[name]) if name in several else reads
+        layer.site = site_if_one_step(quantized, several[name]) if name in several else reads
         if (weights := plan.weights.get(name)) is not None:
             try:
                 round_weights(layer, weights)
             except LissomError as error:
                 raise LissomError(f"quantize: {name}: {error}; keep= leaves it float") from None
-        if name in plan.own:
-            layer.again = again(name, wires, plan.own[name])
-            if layer.again not in whole.grids:  # layers that read the same sites share a rounding
-                if plan.own[name].grid.at_run_time:
-                    whole.grids[layer.again] = of_inputs(plan.own[name], (0.0, 0.0))
+        if name in plan.own_inputs:
+            precision = plan.own_inputs[name]
+            key = own_input_rounding_name(name, flow, precision)
+            layer.own_input_rounding_name = key
+            if key not in quantized.grids:  # layers that read the same sites share a rounding
+                if precision.grid.at_run_time:
+                    quantized.grids[key] = input_rounding(precision, (0.0, 0.0))
                     continue
-                found = [bounds_of(source, plan.own[name]) for source in wires.sources[name]]
-                bounds[layer.again] = min(low for low, _ in found), max(high for _, high in found)
-                whole.grids[layer.again] = of_inputs(plan.own[name], bounds[layer.again])
-                if not wires.sources[name] <= skipped:
-                    check_signs(name, plan.own[name], bounds[layer.again])
-    whole.to(next(model.parameters()).device)  # the device on which ranges were measured
-    whole.link()
-    return whole, bounds
+                found = [bounds_of(source, precision) for source in flow.sources[name]]
+                bounds[key] = min(low for low, _ in found), max(high for _, high in found)
+                quantized.grids[key] = input_rounding(precision, bounds[key])
+                if not flow.sources[name] <= skipped:
+                    check_signs(name, precision, bounds[key])
+    quantized.to(next(model.parameters()).device)  # the device on which ranges were measured
+    quantized.link()
+    return quantized, bounds
 
 
 def check_signs(layer: str, spec: Precision, bounds: Bounds) -> None:
@@ -152,24 +155,24 @@ def check_signs(layer: str, spec: Precision, bounds: Bounds) -> None:
         )
 
 
-def read_in_turn(wires: DataFlow, bounds: Mapping[str, Bounds]) -> dict[str, set[str]]:
+def read_in_turn(flow: DataFlow, bounds: Mapping[str, Bounds]) -> dict[str, set[str]]:
     """Return the sites of each layer that reads several in turn, such as a detector's head that runs
     on every level of a pyramid.
 
     Integer kernels need one step for all of them. Sites that would lose too much are left out.
     """
     found = {}
-    for name, reads in wires.inputs.items():
-        sites = wires.sources[name]
+    for name, reads in flow.inputs.items():
+        sites = flow.sources[name]
         if reads is not None or len(sites) < 2 or not sites <= bounds.keys():
             continue
         sizes = [max(-bounds[site][0], bounds[site][1]) for site in sites]
-        if max(sizes) <= UNLIKE * min(sizes):
+        if max(sizes) <= MAX_RANGE_RATIO * min(sizes):
             found[name] = sites
     return found
 
 
-def of_one_step(network: QuantizedNetwork, sites: set[str]) -> str | None:
+def site_if_one_step(network: QuantizedNetwork, sites: set[str]) -> str | None:
     """Return one of the sites if all are rounded with the same step, else None."""
     grids = [network.grid_of(site) for site in sorted(sites)]
     if any(grid.off or grid.grid.at_run_time for grid in grids):
@@ -178,7 +181,7 @@ def of_one_step(network: QuantizedNetwork, sites: set[str]) -> str | None:
     return min(sites) if len(steps) == 1 else None
 
 
-def unsigned(wires: DataFlow, plan: PrecisionPlan) -> set[str]:
+def relus_read_for_signs(flow: DataFlow, plan: PrecisionPlan) -> set[str]:
     """Return the ReLUs whose results are read only for their signs; these ReLUs are left out.
 
     After a ReLU every sign is plus, so the sign is taken before it. If anything else reads the
@@ -186,20 +189,24 @@ def unsigned(wires: DataFlow, plan: PrecisionPlan) -> set[str]:
     """
     return {
         site
-        for site, readers in wires.readers.items()
+        for site, readers in flow.readers.items()
         if kind_of(site) == "relu"
         and readers
         and all(
-            name is not None and name in plan.own and plan.own[name].grid.signs for name in readers
+            name is not None and name in plan.own_inputs and plan.own_inputs[name].grid.signs
+            for name in readers
         )
     }
 
 
-def again(layer: str, wires: DataFlow, spec: Precision) -> str:
-    """Return the name of a second rounding, shared by all layers that read a site on one grid."""
-    sources = wires.sources[layer]
-    word = next(iter(sources)) if len(sources) == 1 else layer.replace(".", "-")
-    return f"{word}_in_{spec.bits}"
+def own_input_rounding_name(layer: str, flow: DataFlow, spec: Precision) -> str:
+    """Return the name of a layer's own rounding of its inputs.
+
+    All layers that read the same site on one grid share it.
+    """
+    sources = flow.sources[layer]
+    source = next(iter(sources)) if len(sources) == 1 else layer.replace(".", "-")
+    return f"{source}_in_{spec.bits}"
 
 
 def around_zero(low: float, high: float) -> Bounds:
@@ -212,7 +219,7 @@ def around_zero(low: float, high: float) -> Bounds:
     return (-size * 128 / 127, size) if low < 0 else (low, high)
 
 
-def of_inputs(spec: Precision, bounds: Bounds) -> Rounding:
+def input_rounding(spec: Precision, bounds: Bounds) -> Rounding:
     """Return the rounding of inputs whose range was measured."""
     return Rounding(spec.grid, spec.bits, "inputs", spec.grid.hold_inputs(*bounds, spec.bits))
 
@@ -221,5 +228,5 @@ def round_weights(layer: QuantizedLayer, spec: Precision) -> None:
     """Round the weights of a layer from now on."""
     # set first: the form in which a layer returns its weight depends on the grid
     layer.rounding = Rounding(spec.grid, spec.bits, "weights")
-    held = spec.grid.hold_weights(layer.turned(layer.transformed().detach()), spec.bits)
+    held = spec.grid.hold_weights(layer.to_grid_form(layer.transformed().detach()), spec.bits)
     layer.rounding = Rounding(spec.grid, spec.bits, "weights", held)

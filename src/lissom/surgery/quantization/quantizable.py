@@ -11,12 +11,12 @@ from torch import nn
 from ...errors import LissomError, listed
 from ...trees import Tree, first, some_of
 from ..compare import gate_same
-from ..coverage import told, unable
+from ..coverage import add_unsupported_reasons, coverage_sentence
 from ..layers import baked
 from ..plain_attention import separate_attention
-from ..plain_layers import settle_plain
+from ..plain_layers import make_plain_and_note
 from .bits import Precision
-from .dataflow import DataFlow, loose_modules, trace_dataflow
+from .dataflow import DataFlow, data_dependent_modules, trace_dataflow
 from .layers import CLASSES, QuantizedLayer
 from .prepare import prepare_layers
 from .smooth import smooth_network
@@ -44,29 +44,31 @@ def make_quantizable(
         separate_attention(network, example)
         return prepare_layers(network, example, fold)
 
-    reasons = settle_plain(model, ctx)
+    reasons = make_plain_and_note(model, ctx)
     before = copy.deepcopy(model)
     separate_attention(model, ctx.example)
     one = first(ctx.example, 1)
-    loose = loose_modules(baked(model), [one, first(batches[0], 8), first(batches[-1], 1)])
+    data_dependent = data_dependent_modules(
+        baked(model), [one, first(batches[0], 8), first(batches[-1], 1)]
+    )
     # other samples may reach calls that one sample does not
-    shown = one if loose is None else some_of(batches)
-    if loose is None and smooth_for is not None:
+    shown = one if data_dependent is None else some_of(batches)
+    if data_dependent is None and smooth_for is not None:
         smooth_network(model, batches, ctx, smooth_for, range)
         before = copy.deepcopy(model)
     left = prepare_layers(model, shown, fold)
-    unable(model, ctx.example, left, reasons, CLASSES)
+    add_unsupported_reasons(model, ctx.example, left, reasons, CLASSES)
     gate_same(ctx, "folded = unfolded", before, model, first(batches[0], 32), prepare, shown)
-    if loose:
-        parts = listed(name.replace("-", ".") or "the network" for name in sorted(loose))
+    if data_dependent:
+        parts = listed(name.replace("-", ".") or "the network" for name in sorted(data_dependent))
         ctx.notes.append(
             f"{ctx.where}: the calls that {parts} makes depend on the data, and stay float"
         )
-    return trace_dataflow(model, shown, loose), left
+    return trace_dataflow(model, shown, data_dependent), left
 
 
 def quantizable_layers(
-    model: nn.Module, wires: DataFlow, left: dict[str, str], where: str
+    model: nn.Module, flow: DataFlow, left: dict[str, str], where: str
 ) -> dict[str, QuantizedLayer]:
     """Return the layers that can be rounded, by name.
 
@@ -74,12 +76,12 @@ def quantizable_layers(
     """
     layers = {
         name: layer
-        for name in wires.inputs
+        for name in flow.inputs
         if isinstance(layer := model.get_submodule(name), QuantizedLayer)
     }
     if not layers:
         why = (
-            told(where, 0, left, "float")
+            coverage_sentence(where, 0, left, "float")
             or f"{where}: there is no convolution, linear layer or embedding"
         )
         raise LissomError(f"{why}; no layer can be quantized")

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from ...language.grid import by_filter
-from ...trees import Tree, called, first
+from ...trees import Tree, first, run_on_copied_inputs
 from .layers import QuantizedLayer
 from .network import QuantizedNetwork
-from .sites import hidden
+from .sites import run_without_sites
 
-MEMORY = 1 << 29  # bytes of a part's inputs and outputs that are held at once
+MAX_RECORDED_BYTES = 1 << 29  # bytes of a part's inputs and outputs that are held at once
 # the sigmoid is stretched to this range, so that it reaches 0 and 1
-LOW = -0.1
-HIGH = 1.1
+STRETCH_LOW = -0.1
+STRETCH_HIGH = 1.1
 
 
 def recorded(
@@ -37,20 +37,23 @@ def recorded(
 
     def enter(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         nonlocal more
-        read.append(hidden(args[0], torch.Tensor.clone))
+        read.append(run_without_sites(args[0], torch.Tensor.clone))
         more = (*args[1:], *named.values())
 
     hooks = [
         part.register_forward_pre_hook(enter, with_kwargs=True),
         part.register_forward_hook(
-            lambda _, __, out: outputs.append(hidden(out, torch.Tensor.clone))
+            lambda _, __, out: outputs.append(run_without_sites(out, torch.Tensor.clone))
         ),
     ]
     try:
         with torch.no_grad():
             for images in batches:
-                called(network, images)
-                if sum(x.numel() * x.element_size() for x in (*read, *outputs)) > MEMORY:
+                run_on_copied_inputs(network, images)
+                if (
+                    sum(x.numel() * x.element_size() for x in (*read, *outputs))
+                    > MAX_RECORDED_BYTES
+                ):
                     break
     finally:
         for hook in hooks:
@@ -76,7 +79,7 @@ def of_one_shape(read: Sequence[Tensor], wanted: Sequence[Tensor]) -> tuple[Tens
 
 
 def correct_biases(
-    whole: QuantizedNetwork, before: nn.Module, names: Sequence[str], batches: Sequence[Tree]
+    quantized: QuantizedNetwork, before: nn.Module, names: Sequence[str], batches: Sequence[Tree]
 ) -> int:
     """Shift the bias of each layer, in order, by the mean error of its outputs.
 
@@ -88,12 +91,12 @@ def correct_biases(
     """
     done = 0
     for name in names:
-        layer = whole.network.get_submodule(name)
+        layer = quantized.network.get_submodule(name)
         if not isinstance(layer, QuantizedLayer) or layer.rounding is None or layer.is_table:
             continue
         wanted, outputs = (
             recorded(net, net.get_submodule(path), batches)[1]
-            for net, path in ((before, name), (whole, f"network.{name}"))
+            for net, path in ((before, name), (quantized, f"network.{name}"))
         )
         errors = [
             positions(y, layer) - positions(out, layer)
@@ -113,7 +116,7 @@ def correct_biases(
 
 
 def learn_rounding(
-    whole: QuantizedNetwork,
+    quantized: QuantizedNetwork,
     before: nn.Module,
     names: Sequence[str],
     batches: Sequence[Tree],
@@ -137,42 +140,44 @@ def learn_rounding(
     done = 0
     draw = torch.Generator().manual_seed(seed)
     parts = (
-        blocks(whole, names, first(batches[0], 1))
+        blocks(quantized, names, first(batches[0], 1))
         if by_block
         else {name: ([name], Counter[str]()) for name in names}
     )
     for path, (inner, calls) in parts.items():
-        choices = [Choice(layer) for name in inner if (layer := learnable(whole, name)) is not None]
+        choices = [
+            Choice(layer) for name in inner if (layer := learnable(quantized, name)) is not None
+        ]
         if not choices:
             continue
-        part = whole.network.get_submodule(path)
+        part = quantized.network.get_submodule(path)
         wanted = recorded(before, before.get_submodule(path), batches)[1]
-        inputs, _, more = recorded(whole, part, batches)
+        inputs, _, more = recorded(quantized, part, batches)
         if not any(x.numel() for x in inputs):  # no sample reaches this part
             continue
         run = (
-            (lambda x, p=part, m=more: p.whole(x, *m))
+            (lambda x, p=part, m=more: p.forward_quantized(x, *m))
             if isinstance(part, QuantizedLayer)
-            else lambda x, p=part, n=calls: whole.run(p, x, n)[0]
+            else lambda x, p=part, n=calls: quantized.run(p, x, n)[0]
         )
-        _settle(choices, run, *of_one_shape(inputs, wanted), steps, draw)
+        _optimise_rounding(choices, run, *of_one_shape(inputs, wanted), steps, draw)
         done += len(choices)
     return done
 
 
-def learnable(whole: QuantizedNetwork, name: str) -> QuantizedLayer | None:
+def learnable(quantized: QuantizedNetwork, name: str) -> QuantizedLayer | None:
     """Return the layer of that name if its weights are rounded to equal steps, else None.
 
     Embeddings do not count: the nearest value is best for them.
     """
-    layer = whole.network.get_submodule(name)
+    layer = quantized.network.get_submodule(name)
     if not isinstance(layer, QuantizedLayer) or layer.rounding is None or layer.is_table:
         return None
     return None if layer.rounding.grid.ends(layer.rounding.bits) is None else layer
 
 
 def blocks(
-    whole: QuantizedNetwork, names: Sequence[str], example: Tree
+    quantized: QuantizedNetwork, names: Sequence[str], example: Tree
 ) -> dict[str, tuple[list[str], Counter[str]]]:
     """Return the parts that are learned together, in order: their layers and the calls before them.
 
@@ -188,18 +193,18 @@ def blocks(
     def enter(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         runs[name] += 1
         single = len(args) == 1 and isinstance(args[0], Tensor) and not kwargs
-        around[name] = [whole.counts.copy()] if single else []
+        around[name] = [quantized.counts.copy()] if single else []
 
     def leave(name: str, _: nn.Module, __: Any, out: Any) -> None:
-        around[name] += [whole.counts.copy()] if isinstance(out, Tensor) else []
+        around[name] += [quantized.counts.copy()] if isinstance(out, Tensor) else []
 
-    modules = {name: module for name, module in whole.network.named_modules() if name}
+    modules = {name: module for name, module in quantized.network.named_modules() if name}
     with ExitStack() as hooks, torch.no_grad():
         for name, module in modules.items():
             before = module.register_forward_pre_hook(partial(enter, name), with_kwargs=True)
             hooks.callback(before.remove)
             hooks.callback(module.register_forward_hook(partial(leave, name)).remove)
-        called(whole, example)
+        run_on_copied_inputs(quantized, example)
     inner = {path: [n for n in names if n.startswith(f"{path}.")] for path in modules}
     joined = [
         path
@@ -228,8 +233,7 @@ class Choice:
         assert layer.rounding is not None
         ends = layer.rounding.grid.ends(layer.rounding.bits)
         assert ends is not None
-        weight = layer.turned(layer.weight.detach().float())
-        turn = layer.turn()
+        weight = layer.to_grid_form(layer.weight.detach().float())
         zeros = layer.rounding.zeros()
         shift = 0 if zeros is None else by_filter(zeros, weight)
         self.layer = layer
@@ -238,24 +242,26 @@ class Choice:
         self.below = (weight / self.scale).floor()
         self.zero = weight == 0
         part = (weight / self.scale - self.below).clamp(0.01, 0.99)
-        self.v = torch.logit((part - LOW) / (HIGH - LOW)).requires_grad_()
+        self.v = torch.logit((part - STRETCH_LOW) / (STRETCH_HIGH - STRETCH_LOW)).requires_grad_()
         factor, bias = layer.normed()
+        in_grid = layer.filter_factor()  # what `weight` is multiplied by already
         self.times = (
             1.0
             if factor is None
-            else by_filter((factor if turn is None else factor / turn).float(), weight)
+            else by_filter((factor if in_grid is None else factor / in_grid).float(), weight)
         )
         self.shift = None if bias is None else bias.float()
 
     def up(self) -> Tensor:
         """Return how far each weight is rounded up, 0 to 1; masked zeros stay 0."""
-        return torch.where(self.zero, 0.0, (self.v.sigmoid() * (HIGH - LOW) + LOW).clamp(0, 1))
+        stretched = self.v.sigmoid() * (STRETCH_HIGH - STRETCH_LOW) + STRETCH_LOW
+        return torch.where(self.zero, 0.0, stretched.clamp(0, 1))
 
     def weights(self, up: Tensor) -> Tensor:
         return (self.below + up).clamp(*self.ends) * self.scale
 
 
-def _settle(
+def _optimise_rounding(
     choices: Sequence[Choice],
     run: Callable[[Tensor], Tensor],
     inputs: Tensor,
@@ -288,5 +294,5 @@ def _settle(
         for choice in choices:
             vars(choice.layer).pop("in_inference", None)
             choice.layer.weight.copy_(
-                choice.layer.turned(choice.weights((choice.up() >= 0.5).float()), back=True)
+                choice.layer.from_grid_form(choice.weights((choice.up() >= 0.5).float()))
             )

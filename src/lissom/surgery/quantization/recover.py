@@ -35,9 +35,9 @@ class Settings(Protocol):
 
 
 def recover(
-    whole: QuantizedNetwork,
+    quantized: QuantizedNetwork,
     before: nn.Module,
-    wires: DataFlow,
+    flow: DataFlow,
     batches: Sequence[Tree],
     ctx: Context,
     settings: Settings,
@@ -46,12 +46,12 @@ def recover(
 
     `before` is the float network. Raises LissomError if no rounding can be learned.
     """
-    names = [name for name in wires.inputs if name not in wires.bypassed]
+    names = [name for name in flow.inputs if name not in flow.bypassed]
     nearest = settings.rounding == "nearest"
     if not nearest:
         by_block = settings.rounding == "blocks"
         done = learn_rounding(
-            whole, before, names, batches, settings.steps, ctx.seed, by_block=by_block
+            quantized, before, names, batches, settings.steps, ctx.seed, by_block=by_block
         )
         if not done:
             raise LissomError(
@@ -60,7 +60,7 @@ def recover(
             )
         ctx.facts["rounded"] = done
     if settings.correct:
-        ctx.facts["corrected"] = correct_biases(whole, before, names, batches)
-    elif settings.correct is None and nearest and wires.of_tokens and batches[0] is not ctx.example:
-        read = linear_inputs(before, batches, wires.bypassed)
-        ctx.facts["corrected"] = correct_means(whole, before, read, batches)
+        ctx.facts["corrected"] = correct_biases(quantized, before, names, batches)
+    elif settings.correct is None and nearest and flow.of_tokens and batches[0] is not ctx.example:
+        read = linear_inputs(before, batches, flow.bypassed)
+        ctx.facts["corrected"] = correct_means(quantized, before, read, batches)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ...trees import Tree, copied, handed
+from ...trees import Tree, copied, run_network
 from ..by_tensor import ByTensor
 from .bits import Precision
 from .calibrate import RangeStats
@@ -20,7 +20,7 @@ from .reconstruct import correct_biases
 from .rounding import Rounding
 from .sites import projected
 
-ROWS = 256  # rows on which the mean rounding error of inputs is measured
+SAMPLED_ROWS = 256  # rows on which the mean rounding error of inputs is measured
 
 
 class Rows(TorchFunctionMode):
@@ -68,13 +68,13 @@ class Rows(TorchFunctionMode):
 
 
 def rows_read(
-    model: nn.Module, names: Iterable[str], batches: Sequence[Tree], rows: int = ROWS
+    model: nn.Module, names: Iterable[str], batches: Sequence[Tree], rows: int = SAMPLED_ROWS
 ) -> Rows:
     """Run a network on calibration batches; return statistics of the inputs of layers `names`."""
     weights = ByTensor((model.get_parameter(f"{name}.weight"), name) for name in names)
     with torch.no_grad(), Rows(weights, -(-rows // len(batches))) as seen:
         for batch in batches:
-            handed(model.eval(), copied(batch))
+            run_network(model.eval(), copied(batch))
     return seen
 
 
@@ -92,7 +92,7 @@ def rounding_error(
     before both are rounded. `pick` returns the range of inputs.
     """
     with torch.no_grad():
-        whole = rows @ weight.float().T
+        wanted = rows @ weight.float().T
         scaled = weight.detach().float() * factor
         held = weights.grid.hold_weights(scaled, weights.bits)
         rounded = Rounding(weights.grid, weights.bits, "weights", held)
@@ -104,8 +104,8 @@ def rounding_error(
             bounds = pick(stats, 2**inputs.bits - 1)
         held = inputs.grid.hold_inputs(*bounds, inputs.bits)
         x = Rounding(inputs.grid, inputs.bits, "inputs", held).eval()(x)
-        gap = x @ rounded.eval()(scaled).T - whole
-        return float(gap.square().mean() / whole.square().mean().clamp_min(1e-30))
+        gap = x @ rounded.eval()(scaled).T - wanted
+        return float(gap.square().mean() / wanted.square().mean().clamp_min(1e-30))
 
 
 def linear_inputs(model: nn.Module, batches: Sequence[Tree], but: Container[str] = ()) -> Rows:
@@ -115,7 +115,7 @@ def linear_inputs(model: nn.Module, batches: Sequence[Tree], but: Container[str]
 
 
 def correct_means(
-    whole: QuantizedNetwork, before: nn.Module, read: Rows, batches: Sequence[Tree]
+    quantized: QuantizedNetwork, before: nn.Module, read: Rows, batches: Sequence[Tree]
 ) -> int:
     """Shift the bias of each linear layer by the mean error of rounding on float inputs, in place.
 
@@ -127,15 +127,15 @@ def correct_means(
     all errors meet, is corrected by its real outputs. Source: Nagel et al. 2019, Data-Free
     Quantization, https://arxiv.org/abs/1906.04721, section 4.2.
     """
-    done = [name for name in read.counts if is_rounded(whole.network.get_submodule(name))]
+    done = [name for name in read.counts if is_rounded(quantized.network.get_submodule(name))]
     for name in done:
-        layer = whole.network.get_submodule(name)
+        layer = quantized.network.get_submodule(name)
         assert isinstance(layer, QuantizedLinear)
         with torch.no_grad():
             weight = layer.transformed().double()
             rounded = layer.in_inference()[0].double()
             rows = read.sample(name)
-            source = layer.own or layer.feed
+            source = layer.own_input_rounding or layer.site_rounding
             moved = torch.zeros_like(rows) if source is None else source(rows) - rows
             mean = read.mean(name)
             factor, _ = layer.normed()  # of the batch-norm after it, which `rounded` holds as well
@@ -146,7 +146,7 @@ def correct_means(
                 zeros = torch.zeros_like(layer.weight[:, 0])
                 holder.bias = nn.Parameter(zeros, requires_grad=layer.weight.requires_grad)
             holder.bias += shift.to(holder.bias)
-    correct_biases(whole, before, done[-1:], batches)
+    correct_biases(quantized, before, done[-1:], batches)
     return len(done)
 
 

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode, wrap_torch_function
 @wrap_torch_function(lambda x, weight, *_, **__: (x, weight))
 def convolved(x: Tensor, weight: Tensor, layer: Any, *more: Any, **named: Any) -> Tensor:  # noqa: ARG001
     """Run a convolution, with its own batch-norm and input rounding, as one call."""
-    found: Tensor = layer.whole(x, *more, **named)
+    found: Tensor = layer.forward_quantized(x, *more, **named)
     return found
 
 
@@ -32,19 +32,19 @@ def projected(x: Tensor, weight: Tensor, layer: Any, more: Tensor | None = None)
 
     `more` is added to its bias.
     """
-    found: Tensor = layer.whole(x)
+    found: Tensor = layer.forward_quantized(x)
     return found if more is None else found + more
 
 
 @wrap_torch_function(lambda x, weight, layer: (x, weight))  # noqa: ARG005
 def looked_up(x: Tensor, weight: Tensor, layer: Any) -> Tensor:  # noqa: ARG001
     """Look up rows in an embedding, with its own rounding, as one call."""
-    found: Tensor = layer.whole(x)
+    found: Tensor = layer.forward_quantized(x)
     return found
 
 
 @wrap_torch_function(lambda x, run: (x,))  # noqa: ARG005
-def hidden(x: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+def run_without_sites(x: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
     """Run a function whose calls make no sites."""
     return run(x)
 
@@ -107,7 +107,7 @@ SOFTMAX = {F.softmax, torch.softmax, _T.softmax}
 # rounds it for itself.
 LOOKUPS = {F.embedding, looked_up}
 RELU = {F.relu, torch.relu, _T.relu}
-PASSES: set[Any] = {  # pass values on unchanged: the output has the grid of the input
+PASS_THROUGH: set[Any] = {  # pass values on unchanged: the output has the grid of the input
     F.dropout,
     F.dropout2d,
     F.dropout3d,
@@ -209,8 +209,8 @@ class Sites(TorchFunctionMode):
     The operands of attention (scaled queries, keys, values and probabilities) are sites as if calls
     had made them: query1, key1, value1, softmax1; if `inside` is given, only the probabilities in
     it.
-    `passed` is called with the function, arguments and result of every other call, and of
-    attention. `left` is called with each module that has run, and the counts of its own calls.
+    `visit_other` is called with the function, arguments and result of every other call, and of
+    attention. `leave` is called with each module that has run, and the counts of its own calls.
     Calls in `skipped` are not made: their input is their result. The same holds for plain ReLUs in
     `clipped`, unless in place: the network may go on with the changed tensor.
     `layers` maps weights to layers. If code passes such a weight to F.linear, past the layer's
@@ -220,22 +220,22 @@ class Sites(TorchFunctionMode):
     def __init__(
         self,
         visit: Callable[[str, tuple[Any, ...], Tensor], Tensor],
-        passed: Callable[[Any, tuple[Any, ...], Any], None] | None = None,
+        visit_other: Callable[[Any, tuple[Any, ...], Any], None] | None = None,
         skipped: Container[str] = (),
         clipped: Container[str] = (),
         paths: Mapping[nn.Module, str] | None = None,
-        left: Callable[[str, Counter[str]], None] | None = None,
+        leave: Callable[[str, Counter[str]], None] | None = None,
         layers: Mapping[Any, Any] | None = None,
         inside: Container[str] | None = None,
     ) -> None:
         super().__init__()
         self.visit = visit
-        self.passed = passed
+        self.visit_other = visit_other
         self.counts = Counter[str]()
         self.skipped = skipped
         self.clipped = clipped
         self.paths = paths
-        self.left = left
+        self.leave = leave
         self.layers = layers or {}
         self.inside_attention = inside
         self.func: Any = None
@@ -264,8 +264,8 @@ class Sites(TorchFunctionMode):
     def _leaves(self, module: nn.Module, _: Any, __: Any) -> None:
         if self.paths is not None and module in self.paths:
             path, calls = self.inside.pop()
-            if self.left is not None:
-                self.left(path, calls)
+            if self.leave is not None:
+                self.leave(path, calls)
 
     def named(self, kind: str) -> str:
         """Return the name of the next call of a kind."""
@@ -304,8 +304,8 @@ class Sites(TorchFunctionMode):
             else:
                 named = {**named, "scale": 1.0}
                 out = F.scaled_dot_product_attention(q, k, v, *args, **named)
-        if self.passed is not None:
-            self.passed(F.scaled_dot_product_attention, (value, *args, *named.values()), out)
+        if self.visit_other is not None:
+            self.visit_other(F.scaled_dot_product_attention, (value, *args, *named.values()), out)
         return out
 
     def through_layer(self, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
@@ -338,8 +338,8 @@ class Sites(TorchFunctionMode):
             or not out.is_floating_point()
             or out.ndim < 2
         ):
-            if self.passed is not None:
-                self.passed(func, in_order(args, kwargs), out)
+            if self.visit_other is not None:
+                self.visit_other(func, in_order(args, kwargs), out)
             return out
         self.counts[kind] += 1
         self.inside[-1][1][kind] += 1

@@ -19,26 +19,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...language.method import method_of
-from ...trees import Tree, called, first, tensors_in
+from ...language.parse_methods import method_of
+from ...trees import Tree, first, run_on_copied_inputs, tensors_in
 from ..by_tensor import ByTensor
 from ..compare import gate_same
+from ..tensors import count_holders
 from .bits import Precision
-from .equalize import Follower, Unseen, moved, owners, shared
+from .equalize import DispatchReads, Follower, labels_after_call, owners, shared
 from .rows import rounding_error, rows_read
-from .sites import NORMS, PASSES
+from .sites import NORMS, PASS_THROUGH
 
 if TYPE_CHECKING:
     from ...language.context import Context
 
 # the share of the differences between channels that goes into the weights
 ALPHAS = (0.5, 0.65, 0.8, 0.95)
-FEWEST = 3  # least bits: with fewer, training decides what is best
-ROWS = 512  # rows of a layer's inputs on which alpha is chosen
+MIN_BITS = 3  # with fewer, training decides what is best
+SAMPLED_ROWS = 512  # rows of a layer's inputs on which alpha is chosen
 # Channels are smoothed if at most this share of the mean square error is left. A smaller gain may
 # be chance, and does not justify a change.
-WORTH = 0.7
-LEAST = 1e-5  # relative to the largest channel: smaller ones count as 0
+MAX_ERROR_LEFT = 0.7
+NEGLIGIBLE_SIZE = 1e-5  # relative to the largest channel: smaller ones count as 0
 _T = torch.Tensor
 PRODUCTS = {torch.matmul, _T.matmul, _T.__matmul__, torch.bmm, _T.bmm}
 SCALES = {torch.mul, _T.mul, _T.__mul__, _T.__rmul__}
@@ -60,7 +61,7 @@ class Source:
 
 
 @dataclass
-class Value:
+class SourceValue:
     """A tensor computed from a source, with the channel of each of its values.
 
     `ready`: whether layers that read it may take its factors. A layer's output is ready once
@@ -104,17 +105,17 @@ class Sources(Follower):
     def __init__(self, parameters: ByTensor[str]) -> None:
         super().__init__()
         self.parameters = parameters
-        self.values = ByTensor[Value]()
+        self.values = ByTensor[SourceValue]()
         self.sources: list[Source] = []
         self.runs = Counter[str]()  # parameter -> calls that read it
 
-    def read(self, tensor: Any) -> Value | None:
+    def read(self, tensor: Any) -> SourceValue | None:
         """Count a read of a parameter; return the value of a tensor if it is followed."""
         if tensor in self.parameters:
             self.runs[self.parameters[tensor]] += 1
         return self.values.get(tensor)
 
-    def end(self, value: Value | None) -> None:
+    def end(self, value: SourceValue | None) -> None:
         """Fix the channels of a value."""
         if value is not None:
             value.source.fixed[value.labels.flatten().unique()] = True
@@ -188,21 +189,21 @@ class Sources(Follower):
             labels = shared(value.labels, (-2,), keepdim=True).expand(out.shape)
         except (RuntimeError, ValueError):
             return None
-        self.values[out] = Value(labels, value.source, ready=True)
+        self.values[out] = SourceValue(labels, value.source, ready=True)
         return values
 
     def handed_on(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
         """Follow a call that moves values or preserves positive factors."""
         value = self.values[args[0]]
-        if func in PASSES and not isinstance(out, Tensor):
+        if func in PASS_THROUGH and not isinstance(out, Tensor):
             parts = func(value.labels.contiguous(), *args[1:], **kwargs)
         else:
-            parts = (moved(func, value.labels, args, kwargs, out),)
+            parts = (labels_after_call(func, value.labels, args, kwargs, out),)
         outs = [out] if isinstance(out, Tensor) else [*tensors_in(out)]
         if any(labels is None for labels in parts) or len(parts) != len(outs):
             return None
         for part, labels in zip(outs, parts, strict=True):
-            self.values[part] = Value(labels, value.source, value.ready)
+            self.values[part] = SourceValue(labels, value.source, value.ready)
         return args[0]
 
     def begin(self, parameters: list[Any], out: Tensor, *, ready: bool) -> None:
@@ -211,7 +212,7 @@ class Sources(Follower):
         names = [self.parameters[p] for p in parameters]
         source = Source(names, torch.zeros_like(channels, dtype=torch.bool))
         self.sources.append(source)
-        self.values[out] = Value(channels.expand(out.shape), source, ready)
+        self.values[out] = SourceValue(channels.expand(out.shape), source, ready)
 
 
 def sources(model: nn.Module, example: Tree) -> list[Source]:
@@ -221,28 +222,26 @@ def sources(model: nn.Module, example: Tree) -> list[Source]:
     is left out if it runs more than once, shares a parameter, has a parameter that anything else
     reads, or if all its channels have readers other than linear layers.
     """
-    held = Counter(
-        p.data_ptr()
-        for p in chain.from_iterable(m._parameters.values() for m in model.modules())
-        if p is not None
-    )
+    holders = count_holders(model)
     parameters = dict(model.named_parameters())
     watch = Sources(ByTensor((p, name) for name, p in parameters.items()))
     mode = model.training
     try:
-        with torch.no_grad(), watch, Unseen(watch):
-            outputs = called(model.eval(), first(example, 1))
+        with torch.no_grad(), watch, DispatchReads(watch):
+            outputs = run_on_copied_inputs(model.eval(), first(example, 1))
     finally:
         model.train(mode)
     for tensor in tensors_in(outputs):
         watch.end(watch.read(tensor))
 
-    def own(name: str) -> bool:
-        return watch.runs[name] == held[parameters[name].data_ptr()] == 1
+    def is_read_once(name: str) -> bool:
+        return watch.runs[name] == holders[parameters[name].data_ptr()] == 1
 
     def usable(source: Source) -> bool:
         weights = [f"{name}.weight" for name in source.readers]
-        return all(map(own, [*source.parameters, *weights])) and not bool(source.fixed.all())
+        return all(map(is_read_once, [*source.parameters, *weights])) and not bool(
+            source.fixed.all()
+        )
 
     return [source for source in watch.sources if source.readers and usable(source)]
 
@@ -264,7 +263,7 @@ def chosen_factors(
     """
     names = dict.fromkeys(chain.from_iterable(source.readers for source in found))
     layers = {name: model.get_parameter(f"{name}.weight") for name in names}
-    seen = rows_read(model, names, batches, ROWS)
+    seen = rows_read(model, names, batches, SAMPLED_ROWS)
     smoothings = []
     for source in found:
         largest = torch.zeros(len(source.fixed), device=source.fixed.device)
@@ -283,7 +282,7 @@ def chosen_factors(
         before = error(torch.ones_like(largest))
         tried = [(alpha, factor_of(largest, read, source.fixed, alpha)) for alpha in ALPHAS]
         errors = [error(factor.float()) for _, factor in tried]
-        if min(errors) < WORTH * before:
+        if min(errors) < MAX_ERROR_LEFT * before:
             alpha, factor = tried[errors.index(min(errors))]
             smoothings.append(Smoothing(source, factor, alpha, min(errors) / before))
     return smoothings
@@ -296,7 +295,7 @@ def factor_of(largest: Tensor, read: Tensor, fixed: Tensor, alpha: float) -> Ten
     """
     one = largest.double()
     two = read.double()
-    free = ~fixed & (one > LEAST * one.max()) & (two > LEAST * two.max())
+    free = ~fixed & (one > NEGLIGIBLE_SIZE * one.max()) & (two > NEGLIGIBLE_SIZE * two.max())
     size = torch.where(free, one, 1.0) ** alpha / torch.where(free, two, 1.0) ** (1 - alpha)
     # the geometric mean of all factors is 1
     mean = size[free].log().mean().exp() if free.any() else 1.0
@@ -329,7 +328,7 @@ def smooth_network(
     Add a row for each source to the record.
     """
     weights, inputs = precisions
-    if weights is None or inputs is None or min(weights.bits, inputs.bits) < FEWEST:
+    if weights is None or inputs is None or min(weights.bits, inputs.bits) < MIN_BITS:
         return
     before = copy.deepcopy(model)
     smoothings = smooth(model, batches, weights, inputs, range)

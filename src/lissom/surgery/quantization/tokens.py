@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from .sites import kind_of
 
 ELEMENTWISE = ("add", "mul", "cat")
-ENTERING = ("query", "key", "value", "softmax")  # the operands of PyTorch's attention
+ATTENTION_OPERANDS = ("query", "key", "value", "softmax")  # the operands of PyTorch's attention
 
 
 @dataclass
@@ -23,34 +23,32 @@ class Graph:
     """The calls of a forward pass that make values, in order of execution."""
 
     readers: Mapping[str, Sequence[str]]  # call -> the calls that read its value, known or not
-    reads: Mapping[str, Sequence[str]]
+    made_from: Mapping[str, Sequence[str]]  # call -> the calls whose values it read
     layer_of: Mapping[str, str]  # call -> the layer that makes it
-    norms: Container[str]  # calls that normalize the features of each token
+    norms: set[str]  # calls that normalize the features of each token
     softmaxes: set[str]
 
-    def in_integers(self, reader: str, whole: Container[str]) -> bool:
+    def in_integers(self, reader: str, integers: Container[str]) -> bool:
         """Return whether a call reads its operands as integers.
 
-        Layers and products do. Any other call does if it is in `whole`.
+        Layers and products do. Any other call does if it is in `integers`.
         """
         if reader in self.layer_of or kind_of(reader) == "conv":
             return True
-        return kind_of(reader) == "linear" or reader in whole
+        return kind_of(reader) == "linear" or reader in integers
 
     def of_convolutions(self) -> set[str]:
         """Return the outputs of convolutions, the network's inputs, and values made only of these.
 
         A matrix product, a softmax or a normalization of tokens ends that.
         """
-        pictures = set[str]()
-        for site, made_of in self.reads.items():
+        images = set[str]()
+        for site, made_of in self.made_from.items():
             kind = kind_of(site)
-            mixes = kind in ("linear", *ENTERING) or site in self.norms or site in self.softmaxes
-            if kind in ("conv", "input") or (
-                made_of and not mixes and pictures.issuperset(made_of)
-            ):
-                pictures.add(site)
-        return pictures
+            mixes = kind in ("linear", *ATTENTION_OPERANDS) or site in self.norms | self.softmaxes
+            if kind in ("conv", "input") or (made_of and not mixes and images.issuperset(made_of)):
+                images.add(site)
+        return images
 
 
 def around_norms(graph: Graph) -> tuple[set[str], set[str]]:
@@ -61,22 +59,22 @@ def around_norms(graph: Graph) -> tuple[set[str], set[str]]:
     """
     if not graph.norms:
         return set(), set()
-    pictures = graph.of_convolutions()
-    whole = set(pictures)
-    while idle := {
+    images = graph.of_convolutions()
+    integers = set(images)
+    while unread := {
         site
-        for site in whole
-        if not any(graph.in_integers(reader, whole) for reader in graph.readers[site])
+        for site in integers
+        if not any(graph.in_integers(reader, integers) for reader in graph.readers[site])
     }:
-        whole -= idle
+        integers -= unread
     floats = set[str]()
-    apart = set[str]()
+    rounded_by_readers = set[str]()
     for site, readers in graph.readers.items():
-        if kind_of(site) in ENTERING:
+        if kind_of(site) in ATTENTION_OPERANDS:
             continue
-        taken = [reader for reader in readers if graph.in_integers(reader, whole)]
-        if not taken and (site not in pictures or kind_of(site) in ELEMENTWISE):
+        taken = [reader for reader in readers if graph.in_integers(reader, integers)]
+        if not taken and (site not in images or kind_of(site) in ELEMENTWISE):
             floats.add(site)
-        elif site not in pictures and len(taken) < len(readers):
-            apart |= {site} if graph.layer_of.keys() >= {*taken} else set()
-    return floats, apart
+        elif site not in images and len(taken) < len(readers) and graph.layer_of.keys() >= {*taken}:
+            rounded_by_readers.add(site)
+    return floats, rounded_by_readers

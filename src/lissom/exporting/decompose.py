@@ -24,66 +24,66 @@ from torch.export import ExportedProgram
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-Made = TypeVar("Made")
+Exported = TypeVar("Exported")
 # the decomposition of each operator that the target lacks
 Table = dict[Any, Callable[..., Any]]
 # for each node of the old graph its node in the new graph, or a list of nodes
-Now = dict[fx.Node, Any]
+NodeMap = dict[fx.Node, Any]
 
 
-class Whole(Exception):
+class NeedsFullDecomposition(Exception):
     """Raised with the reason why a graph must be traced again as a whole."""
 
 
-def by_operator(make: Callable[[], Made]) -> Made:
+def export_decomposing_by_operator(make: Callable[[], Exported]) -> Exported:
     """Return the result of the export `make`, run with operators decomposed one by one. If that
     fails, run it once more in PyTorch's own way.
     """
-    with lowered_by_operator() as taken:
+    with decomposing_by_operator() as programs:
         try:
             return make()
         except Exception:  # whatever exporters raise
-            if not taken:
+            if not programs:
                 raise
     return make()
 
 
 @contextlib.contextmanager
-def lowered_by_operator() -> Iterator[list[ExportedProgram]]:
+def decomposing_by_operator() -> Iterator[list[ExportedProgram]]:
     """Make `ExportedProgram.run_decompositions` decompose operator by operator in the block, if
     the result is the same.
 
     The list collects the programs that were decomposed this way.
     """
-    whole = ExportedProgram.run_decompositions
-    taken = list[ExportedProgram]()
+    original = ExportedProgram.run_decompositions
+    programs = list[ExportedProgram]()
 
     def run(
         program: ExportedProgram, decomp_table: Table | None = None, **more: Any
     ) -> ExportedProgram:
         if decomp_table is not None and not more:
             try:
-                graph, now = lowered(program, decomp_table)
+                graph, new_nodes = decomposed(program, decomp_table)
             except Exception:
                 # whatever tracing raises: the program is unchanged, so PyTorch decomposes it
                 pass
             else:
-                taken.append(program)
-                return renewed(program, graph, now)
-        return whole(program, decomp_table, **more)
+                programs.append(program)
+                return with_graph(program, graph, new_nodes)
+        return original(program, decomp_table, **more)
 
     ExportedProgram.run_decompositions = run  # type: ignore[method-assign]
     try:
-        yield taken
+        yield programs
     finally:
-        ExportedProgram.run_decompositions = whole  # type: ignore[method-assign]
+        ExportedProgram.run_decompositions = original  # type: ignore[method-assign]
 
 
-def renewed(program: ExportedProgram, graph: fx.Graph, now: Now) -> ExportedProgram:
+def with_graph(program: ExportedProgram, graph: fx.Graph, new_nodes: NodeMap) -> ExportedProgram:
     """Return a copy of a program with a new graph. Inputs and outputs may have new names; tensors
     are shared with `program`.
     """
-    names = {old.name: new.name for old, new in now.items() if isinstance(new, fx.Node)}
+    names = {old.name: new.name for old, new in new_nodes.items() if isinstance(new, fx.Node)}
     fresh = copy.copy(program)
     signature = copy.copy(program.graph_signature)
     for kind in ("input_specs", "output_specs"):
@@ -97,58 +97,58 @@ def renewed(program: ExportedProgram, graph: fx.Graph, now: Now) -> ExportedProg
     return fresh
 
 
-def lowered(program: ExportedProgram, table: Table) -> tuple[fx.Graph, Now]:
+def decomposed(program: ExportedProgram, table: Table) -> tuple[fx.Graph, NodeMap]:
     """Return the graph of a program without the operators in `table` and without operators that
     write into their input.
 
-    Raises Whole if the graph contains another graph, or if an operator writes into a parameter, an
-    input or a tensor that is read later under another name.
+    Raises NeedsFullDecomposition if the graph contains another graph, or if an operator writes into
+    a parameter, an input or a tensor that is read later under another name.
     """
     nodes = list(program.graph.nodes)
     mode = next(
         part.meta["val"].fake_mode for part in nodes if isinstance(part.meta.get("val"), FakeTensor)
     )
     graph = fx.Graph()
-    now = Now()
+    new_nodes = NodeMap()
     graph._codegen = program.graph._codegen
     may_stay = torch.export.default_decompositions()
     for place, node in enumerate(nodes):
         if node.op == "get_attr" or isinstance(node.target, HigherOrderOperator):
-            raise Whole(f"{node.target} is a graph in a graph")
-        if node.target is operator.getitem and isinstance(now[node.args[0]], list):
-            now[node] = now[node.args[0]][node.args[1]]
+            raise NeedsFullDecomposition(f"{node.target} is a graph in a graph")
+        if node.target is operator.getitem and isinstance(new_nodes[node.args[0]], list):
+            new_nodes[node] = new_nodes[node.args[0]][node.args[1]]
             continue
         if not isinstance(node.target, OpOverload):
-            now[node] = graph.node_copy(node, now.__getitem__)
+            new_nodes[node] = graph.node_copy(node, new_nodes.__getitem__)
             continue
-        called = node.target
+        overload = node.target
         written = written_by(node)
         if written is not None:
             if written.op == "placeholder" or read_by_other_names(
                 written, nodes[:place], nodes[place + 1 :]
             ):
-                raise Whole(f"{called} writes into what is read later")
-            called = without_writing(called)
+                raise NeedsFullDecomposition(f"{overload} writes into what is read later")
+            overload = without_writing(overload)
         # PyTorch's exporter never keeps composite operators that may return their input, such as
         # flatten and dropout
         if (
-            called in table
-            or (called._can_decompose() and called not in may_stay)
+            overload in table
+            or (overload._can_decompose() and overload not in may_stay)
             or is_attention_to_take_apart(node)
         ):
             with mode:
-                now[node] = inlined(graph, node, called, now, table)
+                new_nodes[node] = inlined(graph, node, overload, new_nodes, table)
         else:
-            now[node] = graph.node_copy(node, now.__getitem__)
-            now[node].target = called
+            new_nodes[node] = graph.node_copy(node, new_nodes.__getitem__)
+            new_nodes[node].target = overload
         if written is not None:
-            value = now[node].meta["val"]
+            value = new_nodes[node].meta["val"]
             was = written.meta["val"]
             # x.add_(y) keeps the type of x, x + y may not
             if value.dtype != was.dtype or value.shape != was.shape:
-                raise Whole(f"{called} returns another type than {node.target}")
-            now[written] = now[node]
-    return graph, now
+                raise NeedsFullDecomposition(f"{overload} returns another type than {node.target}")
+            new_nodes[written] = new_nodes[node]
+    return graph, new_nodes
 
 
 def is_attention_to_take_apart(node: fx.Node) -> bool:
@@ -163,25 +163,25 @@ def is_attention_to_take_apart(node: fx.Node) -> bool:
 def written_by(node: fx.Node) -> fx.Node | None:
     """Return the first argument of an operator if it writes into it, None if it only reads.
 
-    Raises Whole if the operator writes into any other argument.
+    Raises NeedsFullDecomposition if the operator writes into any other argument.
     """
     schema = node.target._schema  # type: ignore[union-attr]
     into = [k for k, argument in enumerate(schema.arguments) if argument.is_write]
     if not into:
         return None
     if into != [0] or not isinstance(node.args[0], fx.Node):
-        raise Whole(f"{node.target} does not write into its first argument alone")
+        raise NeedsFullDecomposition(f"{node.target} does not write into its first argument alone")
     return node.args[0]
 
 
-def without_writing(called: OpOverload) -> OpOverload:
-    """Return `relu` for `relu_`. Raises Whole if there is no such operator."""
-    name = called._schema.name.split("::")[1]
-    alone = getattr(getattr(torch.ops, called.namespace), name.removesuffix("_"), None)
-    overload = getattr(alone, called._overloadname, None)
-    if not isinstance(overload, OpOverload) or overload._schema.is_mutable:
-        raise Whole(f"nothing does what {called} does without writing")
-    return overload
+def without_writing(overload: OpOverload) -> OpOverload:
+    """Return `relu` for `relu_`. Raises NeedsFullDecomposition if there is no such operator."""
+    name = overload._schema.name.split("::")[1]
+    packet = getattr(getattr(torch.ops, overload.namespace), name.removesuffix("_"), None)
+    reading = getattr(packet, overload._overloadname, None)
+    if not isinstance(reading, OpOverload) or reading._schema.is_mutable:
+        raise NeedsFullDecomposition(f"nothing does what {overload} does without writing")
+    return reading
 
 
 def read_by_other_names(written: fx.Node, before: list[fx.Node], after: list[fx.Node]) -> bool:
@@ -201,7 +201,9 @@ def memory(node: fx.Node) -> int | None:
     return value.untyped_storage()._cdata if isinstance(value, Tensor) else None
 
 
-def inlined(graph: fx.Graph, node: fx.Node, called: OpOverload, now: Now, table: Table) -> Any:
+def inlined(
+    graph: fx.Graph, node: fx.Node, overload: OpOverload, new_nodes: NodeMap, table: Table
+) -> Any:
     """Add the decomposition of an operator to `graph`. Return the node of its result, or a list of
     nodes if it has several.
     """
@@ -213,25 +215,27 @@ def inlined(graph: fx.Graph, node: fx.Node, called: OpOverload, now: Now, table:
         args, named = tree_unflatten(
             [next(following) if isinstance(part, fx.Node) else part for part in leaves], structure
         )
-        return called(*args, **named)
+        return overload(*args, **named)
 
     parts = make_fx(computed, decomposition_table=table)(
         *[part.meta["val"] for part in inputs]
     ).graph
-    here = Now(zip(parts.find_nodes(op="placeholder"), [now[part] for part in inputs], strict=True))
+    inner_nodes = NodeMap(
+        zip(parts.find_nodes(op="placeholder"), [new_nodes[part] for part in inputs], strict=True)
+    )
     for part in parts.nodes:
         if part.op == "call_function":
             if isinstance(part.target, OpOverload) and part.target._schema.is_mutable:
-                raise Whole(f"{called} is made of {part.target}")
+                raise NeedsFullDecomposition(f"{overload} is made of {part.target}")
             # the exporter to ONNX does not know this operator
             if part.target is torch.ops.aten.sym_numel.default:
-                here[part] = count_of(graph, here[part.args[0]])
+                inner_nodes[part] = count_of(graph, inner_nodes[part.args[0]])
                 continue
-            here[part] = graph.node_copy(part, here.__getitem__)
-            here[part].meta = {**node.meta, "val": part.meta["val"]}
+            inner_nodes[part] = graph.node_copy(part, inner_nodes.__getitem__)
+            inner_nodes[part].meta = {**node.meta, "val": part.meta["val"]}
         elif part.op == "get_attr":
-            raise Whole(f"{called} is made of a constant")
-    return fx.map_arg(parts.output_node().args[0], here.__getitem__)
+            raise NeedsFullDecomposition(f"{overload} is made of a constant")
+    return fx.map_arg(parts.output_node().args[0], inner_nodes.__getitem__)
 
 
 def count_of(graph: fx.Graph, tensor: fx.Node) -> fx.Node | int:

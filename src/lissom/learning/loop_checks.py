@@ -13,7 +13,7 @@ from ..trees import Tree, answer_in
 
 
 @contextmanager
-def own_code(compiled: bool = False) -> Iterator[None]:
+def errors_of_user_code(compiled: bool = False) -> Iterator[None]:
     """Turn an error of the user's network or of torch.compile in training into one line.
 
     Earlier checks do not catch these: they run without gradients and uncompiled.
@@ -32,7 +32,7 @@ def own_code(compiled: bool = False) -> Iterator[None]:
         ) from error
 
 
-def correct(outputs: Tree, targets: Tree) -> Tensor:
+def count_correct(outputs: Tree, targets: Tree) -> Tensor:
     """Return the number of samples whose largest output (n classes) is at the target (n).
 
     NaN if the targets are not classes.
@@ -44,12 +44,12 @@ def correct(outputs: Tree, targets: Tree) -> Tensor:
     return (answer.detach().argmax(1) == targets).sum()
 
 
-def share(right: Tensor, seen: int) -> float | None:
-    """Return the share of `seen` images that are correct, None if `right` is not finite."""
-    return float(right) / seen if torch.isfinite(right) else None
+def accuracy(correct: Tensor, seen: int) -> float | None:
+    """Return the share of `seen` samples that are correct, None if `correct` is not finite."""
+    return float(correct) / seen if torch.isfinite(correct) else None
 
 
-def finite(mean: Tensor, value: Tensor, where: str) -> float:
+def checked_mean(mean: Tensor, value: Tensor, where: str) -> float:
     """Return the mean loss as a float. Raises LissomError if it or the last loss is not finite."""
     if not (torch.isfinite(mean) and torch.isfinite(value)):
         raise LissomError(

@@ -20,12 +20,12 @@ from lissom import LissomError, Store
 from lissom.bench.inputs import images
 from lissom.bench.process import loaded
 from lissom.cli.main import main
-from lissom.commands import whole as whole_command
+from lissom.commands import export_with_extras
 from lissom.commands.accuracy import file_metrics
 from lissom.commands.export import Wanted, export_key
 from lissom.data.data import Data
+from lissom.exporting.detector_with_nms import DetectorWithNms
 from lissom.exporting.onnx.export import export_onnx
-from lissom.exporting.picked import Picked
 from lissom.kinds.detect import Detect
 from lissom.learning.evaluate import network_outputs
 from lissom.running.entries import load_key
@@ -96,7 +96,7 @@ def test_a_network_that_picks_finds_what_the_kind_finds(
     kind = Detect(threshold=threshold, iou=iou, most=200)
     network = Given(places, classes, own=own)
     x = numbers(seed, 2, places, classes)
-    outputs = Picked(network, kind, classes)(x)
+    outputs = DetectorWithNms(network, kind, classes)(x)
     assert list(outputs) == ["boxes", "scores", "classes"]
     assert same(list(outputs.values()), kind, network(x))
 
@@ -108,7 +108,9 @@ def test_files_pick_as_the_network_does(runtime: str, scores: Any, tmp_path: Pat
     network = Given(30, 3)
     x = numbers(7, 3, 30, 3)
     path = tmp_path / "picked.onnx"
-    export_onnx(Picked(network, kind, 3 - (scores == "softmax")), path, tuple(x.shape[1:]), {})
+    export_onnx(
+        DetectorWithNms(network, kind, 3 - (scores == "softmax")), path, tuple(x.shape[1:]), {}
+    )
     with loaded(runtime, path, images((1, *x.shape[1:]))) as process:
         for rows in (x[:1], x):
             outputs = [torch.from_numpy(array) for array in process.run([rows.numpy()])]
@@ -185,12 +187,12 @@ def test_the_script_of_such_a_file_prints_its_detections(
 def test_a_file_that_picks_otherwise_is_not_written(
     made: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Fewer(Picked):
+    class Fewer(DetectorWithNms):
         def forward(self, x: Tensor) -> dict[str, Tensor]:
             found = super().forward(x)
             return {**found, "boxes": found["boxes"] + 40}
 
-    monkeypatch.setattr(whole_command, "Picked", Fewer)
+    monkeypatch.setattr(export_with_extras, "DetectorWithNms", Fewer)
     wanted = Wanted(nms=True, kind="detect(threshold=0.001)")
     with pytest.raises(
         ParityError,

@@ -23,30 +23,31 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import LissomError, place_of
-from ...trees import Tree, called, first, in_float, mapped
-from ..compare import answers, gap
+from ...trees import Tree, first, in_float, mapped, run_on_copied_inputs
+from ..compare import difference_from, record_outputs
 from ..modes import in_mode
 from ..small import smaller
-from ..tensors import Held
+from ..tensors import NetworkSnapshot
 from .choose import lowest
 from .group import Group, layers_in
-from .groups import Groups, groups_of
+from .network_groups import NetworkGroups, groups_of
 from .slice import slice_channels, zero_channels_alike
 
-OTHER = (torch.float16, torch.bfloat16, torch.float64)
+# a network with tensors of these types is copied for the trial
+COPIED_DTYPES = (torch.float16, torch.bfloat16, torch.float64)
 # elements: larger tensors are random enough for a trial already, unless they are constant
-FEW = 65_536
+LARGE_TENSOR = 65_536
 
-# Relative differences of outputs. Rounding in float32 stays below SURE, and in float64 below EXACT.
-# A mistake exceeds WRONG, unless many layers attenuate it, as in an untrained network.
-SURE = 1e-5
-WRONG = 1e-3
-EXACT = 1e-10
+# Relative differences of outputs. Rounding stays below the first two. A mistake exceeds the third,
+# unless many layers attenuate it, as in an untrained network.
+FLOAT32_ROUNDING = 1e-5
+FLOAT64_ROUNDING = 1e-10
+MISTAKE = 1e-3
 
 UNFOLLOWED = "the network's code does not follow a cut"
 
 
-def cuttable(model: nn.Module, example: Tree) -> Groups:
+def cuttable(model: nn.Module, example: Tree) -> NetworkGroups:
     """Return the groups of `model` that pass a trial cut. The others are left whole.
 
     A forward that hard-codes a number of channels or rolls them fails the trial. One that halves
@@ -55,35 +56,47 @@ def cuttable(model: nn.Module, example: Tree) -> Groups:
     """
     trial = CutTrial(model, example)
     try:
-        return _tried(trial)
+        return _groups_in_trial(trial)
     finally:
         trial.end()
 
 
-def _tried(trial: CutTrial) -> Groups:
+def _groups_in_trial(trial: CutTrial) -> NetworkGroups:
     groups = trial.groups()
-    free = trial.passing(groups.free)
-    failed = layers_in((group for group in groups.free if group not in free), "out")
-    if failed & groups.split:
+    passing = trial.groups_that_pass(groups.cuttable_groups)
+    failed = layers_in((group for group in groups.cuttable_groups if group not in passing), "out")
+    if failed & groups.split_layers:
         groups = groups_of(trial.model, trial.images, tied=failed)
-        sure = [group for group in groups.free if not failed & set(group.layers("out"))]
-        free = trial.passing(
-            [*sure, *trial.passing([group for group in groups.free if group not in sure])]
-        )
+        unaffected = [
+            group for group in groups.cuttable_groups if not failed & set(group.layers("out"))
+        ]
+        tied = [group for group in groups.cuttable_groups if group not in unaffected]
+        passing = trial.groups_that_pass([*unaffected, *trial.groups_that_pass(tied)])
     # the cut may break code that only runs in training, such as an auxiliary head
-    if trial.trained != free and not trial.trains(free) and trial.trains([]):
-        groups = groups_of(trial.model, trial.images, tied=failed & groups.split, training=True)
-        free = trial.passing(trial.passing(groups.free), training=True)
-    for group in groups.free:
-        if group not in free:
-            place = trial.places.get(group.name)
-            groups.left.update(
-                dict.fromkeys(
-                    group.layers("out"), f"{UNFOLLOWED} ({place})" if place else UNFOLLOWED
-                )
-            )
-    sized = groups.sized or trial.smaller is None  # None: it does not run on small images
-    return Groups(free, groups.left, groups.split, trial.rounds, groups.decides, sized)
+    if (
+        trial.trained != passing
+        and not trial.trains_when_cut(passing)
+        and trial.trains_when_cut([])
+    ):
+        groups = groups_of(
+            trial.model, trial.images, tied=failed & groups.split_layers, training=True
+        )
+        passing = trial.groups_that_pass(groups.cuttable_groups)
+        passing = trial.groups_that_pass(passing, training=True)
+    for group in groups.cuttable_groups:
+        if group not in passing:
+            line = trial.raised_at_by_group.get(group.name)
+            reason = f"{UNFOLLOWED} ({line})" if line else UNFOLLOWED
+            groups.left_whole.update(dict.fromkeys(group.layers("out"), reason))
+    return NetworkGroups(
+        passing,
+        groups.left_whole,
+        groups.split_layers,
+        trial.uses_16_bits,
+        groups.makes_decisions,
+        # None: it does not run on small images
+        groups.depends_on_size or trial.smaller is None,
+    )
 
 
 class CutTrial:
@@ -95,79 +108,77 @@ class CutTrial:
 
     def __init__(self, model: nn.Module, example: Tree) -> None:
         draw = torch.Generator().manual_seed(0)
-        held = dict(model.named_parameters())
+        parameters = dict(model.named_parameters())
         # sums find the candidates faster than a look at every element
-        sums = torch.tensor([float(p.detach().sum()) for p in held.values()])
-        for name in [
-            name for name, total in zip(held, sums.isfinite().tolist(), strict=True) if not total
-        ]:
-            if not held[name].isfinite().all():
+        sums = torch.tensor([float(p.detach().sum()) for p in parameters.values()])
+        for name, finite in zip(parameters, sums.isfinite().tolist(), strict=True):
+            if not finite and not parameters[name].isfinite().all():
                 raise LissomError(f"prune: {name}: expected finite weights, got NaN or infinity")
-        tensors = [*held.values(), *model.buffers()]
+        tensors = [*parameters.values(), *model.buffers()]
         plain = all(
-            t.device.type == "cpu" and t.dtype not in OTHER and not t.is_inference()
+            t.device.type == "cpu" and t.dtype not in COPIED_DTYPES and not t.is_inference()
             for t in tensors
         )
         self.model = model if plain else copy.deepcopy(model).float().cpu()
-        self.before = Held(self.model)
+        self.original = NetworkSnapshot(self.model)
         noise = Noise(draw)
         for p in self.model.parameters():
-            p.data = _lively(p.data, noise)  # large ones still share memory with the network
+            p.data = with_noise(p.data, noise)  # large ones still share memory with the network
         for b in self.model.buffers():
             b.data = b.data.clone()
-        self.held = self.before.with_numbers()
-        self.decides = True
-        self.rounds = False  # whether a difference in float32 vanished in float64
-        self.runs = False  # whether the network ran in training mode after the last cut
-        self.place = ""  # where the user's code raised after the last cut
+        self.uncut = self.original.with_current_data()
+        self.makes_decisions = True
+        self.uses_16_bits = False  # whether a difference in float32 vanished in float64
+        self.ran_in_training = False  # whether it ran in training mode after the last cut
+        self.raised_at = ""  # the line where the user's code raised after the last cut
         # the same for each group that fails by itself, by its name
-        self.places = dict[str, str]()
+        self.raised_at_by_group = dict[str, str]()
         # the groups that were cut when the network last ran in training mode
         self.trained: list[Group] | None = None
         self.draw = draw
         self.example = example
         self.smaller = smaller(example)
-        self.images = self.shown(example if self.smaller is None else self.smaller)
+        self.images = self.random_samples(example if self.smaller is None else self.smaller)
 
     def end(self) -> None:
         """Restore the network."""
-        self.before.restore()
+        self.original.restore()
 
-    def groups(self) -> Groups:
+    def groups(self) -> NetworkGroups:
         """Return the groups traced on a small image, or on `example` if the small one fails."""
         try:
-            grouped = groups_of(self.model, self.images)
+            groups = groups_of(self.model, self.images)
         except Exception:  # whatever the user's forward raises on a small image
             if self.smaller is None:
                 raise
             self.smaller = None
-            self.images = self.shown(self.example)
-            grouped = groups_of(self.model, self.images)
-        self.decides = grouped.decides
-        return grouped
+            self.images = self.random_samples(self.example)
+            groups = groups_of(self.model, self.images)
+        self.makes_decisions = groups.makes_decisions
+        return groups
 
-    def shown(self, example: Tree) -> Tree:
+    def random_samples(self, example: Tree) -> Tree:
         """Return two random samples in the shape of an example."""
         return mapped(lambda t: _two_of(t, self.draw), example)
 
-    def passing(self, groups: list[Group], training: bool = False) -> list[Group]:
+    def groups_that_pass(self, groups: list[Group], training: bool = False) -> list[Group]:
         """Return groups that pass the trial together: all, or those found by trying both halves."""
-        if not groups or self.passes(groups, training):
+        if not groups or self.passes_both_ends(groups, training):
             return groups
         if len(groups) == 1:
-            self.places[groups[0].name] = self.place
+            self.raised_at_by_group[groups[0].name] = self.raised_at
             return []
         half = len(groups) // 2
-        left = self.passing(groups[:half], training)
-        right = self.passing(groups[half:], training)
-        if not left or not right or self.passes([*left, *right], training):
+        left = self.groups_that_pass(groups[:half], training)
+        right = self.groups_that_pass(groups[half:], training)
+        if not left or not right or self.passes_both_ends([*left, *right], training):
             return [*left, *right]
         for group in right:  # the halves pass separately, but not together
-            if self.passes([*left, group], training):
+            if self.passes_both_ends([*left, group], training):
                 left = [*left, group]
         return left
 
-    def passes(self, groups: list[Group], training: bool = False) -> bool:
+    def passes_both_ends(self, groups: list[Group], training: bool = False) -> bool:
         """Return whether the network, cut to two widths, equals itself with the same units zeroed.
 
         With `training`, the narrowest must also run in training mode. If a group has few units, a
@@ -175,66 +186,66 @@ class CutTrial:
         """
         few = any((group.size - 1) // group.step(1) < 4 for group in groups)
         return (
-            (not few or self._passes(groups, last=True))
-            and self._passes(groups)
+            (not few or self._passes_once(groups, from_end=True))
+            and self._passes_once(groups)
             and (not training or self.trained == groups)
         )
 
-    def _passes(self, groups: list[Group], last: bool = False) -> bool:
+    def _passes_once(self, groups: list[Group], from_end: bool = False) -> bool:
         """Compare in float32. Compare a difference beyond rounding again in float64, if that runs."""
-        stages = widths(groups, last)
-        difference = self._apart(stages, self.images)
-        if SURE < difference < float("inf"):
+        stages = trial_stages(groups, from_end)
+        difference = self._largest_difference(stages, self.images)
+        if FLOAT32_ROUNDING < difference < float("inf"):
             self.model.double()
-            exact = self._apart(stages, in_float(self.images, torch.float64))
-            self.rounds |= exact < EXACT and difference >= WRONG
-            difference = difference if exact == float("inf") else exact * WRONG / EXACT
-        if difference < WRONG and self.runs:
+            exact = self._largest_difference(stages, in_float(self.images, torch.float64))
+            self.uses_16_bits |= exact < FLOAT64_ROUNDING and difference >= MISTAKE
+            difference = difference if exact == float("inf") else exact * MISTAKE / FLOAT64_ROUNDING
+        if difference < MISTAKE and self.ran_in_training:
             self.trained = groups
-        return difference < WRONG
+        return difference < MISTAKE
 
-    def _apart(self, stages: list[tuple[Group, list[Tensor]]], images: Tree) -> float:
+    def _largest_difference(self, stages: list[tuple[Group, list[Tensor]]], images: Tree) -> float:
         """Return the largest difference from the network with the same units zeroed, infinity if
         the cut network does not run.
         """
         largest = 0.0
-        self.runs = False
-        self.place = ""
+        self.ran_in_training = False
+        self.raised_at = ""
         try:
             zero_channels_alike(
                 self.model, [(group, units[0] | units[1]) for group, units in stages]
             )
-            shown = first(images, 1)
-            wanted = answers(self.model, shown, decides=self.decides)
-            zeroed = self.held.with_numbers()
+            sample = first(images, 1)
+            wanted = record_outputs(self.model, sample, record_decisions=self.makes_decisions)
+            zeroed = self.uncut.with_current_data()
             for stage in range(2):
                 if stage:
                     zeroed.restore()
                 slice_channels(
                     self.model, [(group, units[stage]) for group, units in stages], trial=True
                 )
-                difference = gap(wanted, self.model, shown)
+                difference = difference_from(wanted, self.model, sample)
                 if not difference < float("inf"):
                     return float("inf")
                 largest = max(largest, difference)
-            self.runs = self._runs_in_training(images)
+            self.ran_in_training = self._runs_in_training(images)
             return largest
         except Exception as error:
             # whatever the user's forward raises on a width it did not expect
-            self.place = place_of(traceback.extract_tb(error.__traceback__))
+            self.raised_at = place_of(traceback.extract_tb(error.__traceback__))
             return float("inf")
         finally:
-            self.held.restore()
+            self.uncut.restore()
 
-    def trains(self, groups: list[Group]) -> bool:
+    def trains_when_cut(self, groups: list[Group]) -> bool:
         """Return whether the network with `groups` cut runs in training mode."""
         slice_channels(
-            self.model, [(group, units[1]) for group, units in widths(groups)], trial=True
+            self.model, [(group, units[1]) for group, units in trial_stages(groups)], trial=True
         )
         try:
             return self._runs_in_training(self.images)
         finally:
-            self.held.restore()
+            self.uncut.restore()
 
     def _runs_in_training(self, images: Tree) -> bool:
         buffers = [(b, b.data) for b in self.model.buffers()]
@@ -242,7 +253,7 @@ class CutTrial:
             b.data = numbers.clone()  # so that running statistics change in the clone only
         try:
             with torch.no_grad():
-                called(in_mode(self.model, training=True), images)
+                run_on_copied_inputs(in_mode(self.model, training=True), images)
         except Exception:  # as above
             return False
         finally:
@@ -270,46 +281,46 @@ class Noise:
 
     def __init__(self, draw: torch.Generator) -> None:
         self.draw = draw
-        self.drawn = torch.empty(2 * FEW).uniform_(-1, 1, generator=draw)
-        self.place = 0
+        self.drawn = torch.empty(2 * LARGE_TENSOR).uniform_(-1, 1, generator=draw)
+        self.position = 0
 
     def like(self, tensor: Tensor) -> Tensor:
         """Return noise of the shape of a tensor."""
         count = tensor.numel()
-        if count >= FEW:
+        if count >= LARGE_TENSOR:
             return torch.empty(tensor.shape).uniform_(-1, 1, generator=self.draw)
-        self.place = (self.place + count) % (FEW - 15)  # a prime
-        return self.drawn[self.place : self.place + count].view(tensor.shape)
+        self.position = (self.position + count) % (LARGE_TENSOR - 15)  # a prime
+        return self.drawn[self.position : self.position + count].view(tensor.shape)
 
 
-def _lively(p: Tensor, noise: Noise) -> Tensor:
+def with_noise(p: Tensor, noise: Noise) -> Tensor:
     """Return a small or constant tensor with noise added, other tensors unchanged."""
-    if p.numel() < FEW or (p.flatten()[0] == p.flatten()[-1] and p.min() == p.max()):
+    if p.numel() < LARGE_TENSOR or (p.flatten()[0] == p.flatten()[-1] and p.min() == p.max()):
         size = float(p.norm()) / max(1, p.numel()) ** 0.5  # the root of the mean square
         return p.add(noise.like(p), alpha=0.5 * max(size, 0.1))
     return p
 
 
-def widths(groups: list[Group], last: bool = False) -> list[tuple[Group, list[Tensor]]]:
+def trial_stages(groups: list[Group], from_end: bool = False) -> list[tuple[Group, list[Tensor]]]:
     """Return for each group the units to cut in two stages: half, then some from the other end too.
 
     The counts are random and every other group loses two more in the second stage, so that groups
     which the code assumes to be equally wide differ. The first stage removes the first units, or
-    the last with `last`.
+    the last with `from_end`.
     """
-    draw = torch.Generator().manual_seed(int(last))
+    draw = torch.Generator().manual_seed(int(from_end))
     drawn = torch.randint(0, 7, (len(groups), 2), generator=draw).tolist()
     stages = []
     for k, group in enumerate(groups):
         step = group.step(1)
-        odd = (k + last) % 2
-        most = (group.size - 1) // step
-        first = odd if most == 1 else max(1, (most + 1) // 2 - drawn[k][0])
-        then = first + drawn[k][1] + (3 if odd else int(most > 3))
-        place = torch.arange(group.size, dtype=torch.float32) * (-1 if last else 1)
-        half = lowest(place, first * step, group.blocks)
-        gone = (-place).masked_fill_(
-            half, -2.0 * group.size
-        )  # includes the units of the first stage
-        stages.append((group, [half, lowest(gone, min(then, most) * step, group.blocks)]))
+        loses_more = (k + from_end) % 2
+        most = (group.size - 1) // step  # steps that a cut may remove
+        first_count = loses_more if most == 1 else max(1, (most + 1) // 2 - drawn[k][0])
+        second_count = first_count + drawn[k][1] + (3 if loses_more else int(most > 3))
+        order = torch.arange(group.size, dtype=torch.float32) * (-1 if from_end else 1)
+        first_units = lowest(order, first_count * step, group.blocks)
+        # the second stage includes the units of the first
+        second_order = (-order).masked_fill_(first_units, -2.0 * group.size)
+        second_units = lowest(second_order, min(second_count, most) * step, group.blocks)
+        stages.append((group, [first_units, second_units]))
     return stages

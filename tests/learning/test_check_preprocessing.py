@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lissom import Data, LissomError, Recipe, Task
-from lissom.learning.brought import check_brought, tried
+from lissom.learning.check_preprocessing import check_data_for, try_preprocessings
 
 
 class Bright(nn.Module):
@@ -59,31 +59,31 @@ def test_the_preprocessing_that_fits_best_is_named_and_asked_for(trained: tuple[
     name, weights = trained
     task = brought(Data.of(name, size=(64, 64)), weights)
     with pytest.raises(LissomError, match="nobody said how the network sees images") as caught:
-        check_brought(task, [Recipe("quantize(8)")])
+        check_data_for(task, [Recipe("quantize(8)")])
     found = re.search(r"--preprocess '([^']*)' fits best: top1 (\d\.\d+)", str(caught.value))
     assert found is not None
     assert found[1].endswith("| scale(255)") and float(found[2]) == 1.0
-    assert not check_brought(brought(Data.of(name, preprocess=found[1]), weights), [])
+    assert not check_data_for(brought(Data.of(name, preprocess=found[1]), weights), [])
 
 
 def test_what_fits_as_well_with_the_middle_cut_out_is_tried_too(trained: tuple[str, str]) -> None:
     name, weights = trained
-    texts = list(tried(brought(Data.of(name, size=(64, 64)), weights)))
+    texts = list(try_preprocessings(brought(Data.of(name, size=(64, 64)), weights)))
     assert "resize(64, width=64) | scale(1)" in texts and len(texts) == 6
     assert texts[-1] == "resize(73) | center_crop(64) | scale(255)"
     digits = Task.of("resnet8", Data.of("digits"))
-    assert len(tried(digits)) == 4  # gray and small
+    assert len(try_preprocessings(digits)) == 4  # gray and small
 
 
 def test_a_network_that_is_trained_here_sees_the_data_as_they_are(trained: tuple[str, str]) -> None:
     data = Data.of(trained[0], size=(64, 64))
-    assert check_brought(Task.of("resnet8", data), [Recipe("train(1)")]) == []
+    assert check_data_for(Task.of("resnet8", data), [Recipe("train(1)")]) == []
     own = Task(Bright, data)
-    assert check_brought(own, [Recipe("train(1) | prune(0.5)")]) == []
-    (note,) = check_brought(own, [Recipe("prune(0.5)")])
+    assert check_data_for(own, [Recipe("train(1) | prune(0.5)")]) == []
+    (note,) = check_data_for(own, [Recipe("prune(0.5)")])
     assert "--preprocess says what is right" in note
     assert (
-        check_brought(Task(Bright, Data.of(trained[0], preprocess="data")), [Recipe("fold")]) == []
+        check_data_for(Task(Bright, Data.of(trained[0], preprocess="data")), [Recipe("fold")]) == []
     )
 
 
@@ -91,8 +91,8 @@ def test_what_learns_needs_training_images(tmp_path: Path) -> None:
     bright_pictures(tmp_path, 8)
     (tmp_path / "train").rename(tmp_path / "valid")
     task = Task.of("resnet8", Data.of(f"folder:{tmp_path}", preprocess="data"))
-    assert check_brought(task, [Recipe("prune(0.5) | quantize(8)")]) == []
+    assert check_data_for(task, [Recipe("prune(0.5) | quantize(8)")]) == []
     with pytest.raises(
         LissomError, match=r"train\(1\): it learns, and folder:.* no training images"
     ):
-        check_brought(task, [Recipe("fold"), Recipe("quantize(8) | train(1)")])
+        check_data_for(task, [Recipe("fold"), Recipe("quantize(8) | train(1)")])

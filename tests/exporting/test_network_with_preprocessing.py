@@ -23,13 +23,13 @@ from lissom.cli.main import main
 from lissom.commands.accuracy import file_metrics
 from lissom.commands.bench import bench
 from lissom.commands.export import Wanted, export_key
-from lissom.commands.whole import placed_back, preprocess_inside
+from lissom.commands.export_with_extras import placed_back, preprocess_inside
 from lissom.data.data import Data
+from lissom.exporting.network_with_preprocessing import NetworkWithPreprocessing
 from lissom.exporting.onnx.export import export_onnx
-from lissom.exporting.onnx.pictured import take_pictures
+from lissom.exporting.onnx.preprocessing_nodes import take_pictures
 from lissom.exporting.openvino_ir import packed
-from lissom.exporting.pictured import Pictured
-from lissom.language.method import method_of
+from lissom.language.parse_methods import method_of
 from lissom.language.preprocess import Preprocess
 from lissom.running.parity import ParityError
 from lissom.running.plan import one_target
@@ -235,7 +235,7 @@ def test_a_file_that_sees_pictures_otherwise_is_not_written(
     def other(proto: Any, _: Preprocess) -> None:
         take_pictures(proto, Preprocess.of("resize(90) | center_crop(32)"))
 
-    monkeypatch.setattr("lissom.exporting.onnx.pictured.take_pictures", other)
+    monkeypatch.setattr("lissom.exporting.onnx.preprocessing_nodes.take_pictures", other)
     with pytest.raises(ParityError, match=r"outputs differ by .* on images; nothing was written"):
         export_key(
             made["key"], made["store"], "onnxruntime", tmp_path / "m.onnx", Wanted(pictures=True)
@@ -255,7 +255,7 @@ def test_boxes_are_those_of_the_picture(tmp_path: Path) -> None:
 
     preprocess = Preprocess.of("letterbox(32, 40) | center_crop(30, 36)")
     path = tmp_path / "model.onnx"
-    export_onnx(Pictured(Fixed(), preprocess), path, (3, 30, 36), {})
+    export_onnx(NetworkWithPreprocessing(Fixed(), preprocess), path, (3, 30, 36), {})
     one = torch.tensor([[4.0, 6, 20, 30]])
     for height, width in ((50, 70), (80, 33)):
         boxes, scores, classes = method_of("targets", "onnxruntime").load(path, 1)(

@@ -19,20 +19,20 @@ from ..data.data import AS_GIVEN
 from ..data.own_splits import STANDARDIZE
 from ..detection.boxes import Detections, shared_boxes
 from ..errors import LissomError
-from ..exporting.picked import Picked
-from ..exporting.pictured import Pictured
+from ..exporting.detector_with_nms import DetectorWithNms
+from ..exporting.network_with_preprocessing import NetworkWithPreprocessing
 from ..kinds.detect import Detect
 from ..language.preprocess import Preprocess
 from ..language.target import Target
 from ..running.baked import metadata, preprocessed, shown_preprocess
 from ..running.measure import inputs_in
-from ..running.parity import Gap, ParityError
+from ..running.parity import OutputDifference, ParityError
 from ..tasks.kinds import is_own_kind, kind_named
-from ..trees import Tree, called, put_in
+from ..trees import Tree, put_in, run_on_copied_inputs
 
 # share of detections that a file with non-maximum suppression must have in common with one without
-ALIKE = 0.98
-LEAST_IOU = 0.9
+MIN_SHARED_DETECTIONS = 0.98
+MIN_IOU = 0.9
 # (height, width) of the images on which a file is tried: wide, high, small
 SIZES = ((375, 500), (640, 427), (97, 61))
 
@@ -87,7 +87,7 @@ def preprocess_inside(record: dict[str, Any], target: Target) -> Preprocess:
     return preprocess
 
 
-def export_whole(
+def export_with_extras(
     model: nn.Module,
     record: dict[str, Any],
     target: Target,
@@ -108,12 +108,12 @@ def export_whole(
     whole = preprocessed(model, record, bake)
     facts = metadata(record, bake)
     with torch.no_grad():
-        form = called(model, torch.zeros(1, *shape))
+        form = run_on_copied_inputs(model, torch.zeros(1, *shape))
     if kind is not None:
-        whole = Picked(whole, kind, kind.classes(form))
+        whole = DetectorWithNms(whole, kind, kind.classes(form))
         facts |= {"nms": "true", "kind": str(kind)}
     if preprocess is not None:
-        whole = Pictured(whole, preprocess)
+        whole = NetworkWithPreprocessing(whole, preprocess)
         facts |= {"pictures": "true", "input": "images of any size (n height width c), 8 bits"}
     target.export(whole, path, shape, facts)
     if not path.suffix.startswith(".onnx"):
@@ -143,19 +143,19 @@ def check_outputs(target: Target, outputs: Sequence[Tree], wanted: Sequence[Tree
 
     Pixels may be rounded differently by 1 of 255.
     """
-    gap = Gap()
+    difference = OutputDifference()
     for ours, theirs in zip(outputs, wanted, strict=True):
-        gap.add(ours, theirs)
-    gap.check(target, quantized=True, on="images; nothing was written")
+        difference.add(ours, theirs)
+    difference.check(target, quantized=True, input_text="images; nothing was written")
 
 
 def check_detections(
     target: Target, found: Sequence[Detections], picked: Sequence[Detections]
 ) -> None:
     """Raise ParityError unless a file finds the detections picked from the plain file's outputs."""
-    both = sum(shared_boxes(one, two, LEAST_IOU) for one, two in zip(found, picked, strict=True))
+    both = sum(shared_boxes(one, two, MIN_IOU) for one, two in zip(found, picked, strict=True))
     count = max(sum(len(boxes) for boxes, _, _ in each) for each in (found, picked))
-    if both < ALIKE * count:
+    if both < MIN_SHARED_DETECTIONS * count:
         raise ParityError(
             f"--nms: {target}: the file finds other boxes than are picked of the answers of the file "
             f"without it: {both} of {count} are the same; nothing was written"
@@ -176,11 +176,14 @@ def pictures_and_pixels(
     if preprocess is None:
         return []
     channels = 3 if preprocess.channels(3) == shape[0] else shape[0]
-    pictures = [sight(*size, channels) for size in SIZES]
-    return [(stacked(picture), planes(stacked(preprocess.shown(picture)))) for picture in pictures]
+    pictures = [synthetic_image(*size, channels) for size in SIZES]
+    return [
+        (channels_last(picture), channels_first(channels_last(preprocess.shown(picture))))
+        for picture in pictures
+    ]
 
 
-def sight(height: int, width: int, channels: int) -> Image.Image:
+def synthetic_image(height: int, width: int, channels: int) -> Image.Image:
     """Return a synthetic image that is smooth like a photograph, with an edge in it."""
     draw = np.random.default_rng(0)
     coarse = Image.fromarray(draw.integers(0, 256, (9, 12, 3)).astype(np.uint8))
@@ -189,13 +192,13 @@ def sight(height: int, width: int, channels: int) -> Image.Image:
     return Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
 
 
-def stacked(picture: Image.Image) -> np.ndarray:
+def channels_last(picture: Image.Image) -> np.ndarray:
     """Return an image as (1 height width c)."""
     pixels = np.asarray(picture)
     return pixels.reshape(1, *pixels.shape[:2], -1)
 
 
-def planes(pixels: np.ndarray) -> np.ndarray:
+def channels_first(pixels: np.ndarray) -> np.ndarray:
     """Return pixels (1 height width c) as floats (1 c height width)."""
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
 

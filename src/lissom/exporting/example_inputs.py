@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from ..errors import LissomError, cause_of
 from ..trees import (
     Tree,
-    called,
     concatenated,
     first,
-    handed,
     length,
     mapped,
     put_in,
+    run_network,
+    run_on_copied_inputs,
     shapes,
     tensors_in,
 )
@@ -40,14 +40,14 @@ class Flat(nn.Module):
         self.form = form
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(tensors_in(handed(self.network, put_in(self.form, inputs))))
+        return tuple(tensors_in(run_network(self.network, put_in(self.form, inputs))))
 
 
 @dataclasses.dataclass
-class Shown:
-    """Two samples, floats in float32, and the names of inputs and outputs in the file."""
+class ExportInputs:
+    """The inputs to export a network with, and the names of inputs and outputs in the file."""
 
-    inputs: Tree
+    inputs: Tree  # of two samples, floats in float32
     names: list[str]
     outputs: list[str]
     flat: bool  # whether the network takes or returns anything but a single tensor
@@ -58,7 +58,7 @@ class Shown:
         return Flat(model, self.inputs) if self.flat else model
 
     @property
-    def given(self) -> tuple[Any]:
+    def arguments(self) -> tuple[Any]:
         """The arguments that the exported network is called with."""
         return (tuple(tensors_in(self.inputs)) if self.flat else self.inputs,)
 
@@ -71,7 +71,7 @@ class Shown:
         return (axes,) if self.flat or self.starred else (axes[0],)
 
 
-def shown_to(model: nn.Module, shape: tuple[int, ...], example: Tree | None) -> Shown:
+def export_inputs(model: nn.Module, shape: tuple[int, ...], example: Tree | None) -> ExportInputs:
     """Return the example inputs and names to export a network with. `model` is float32, on the CPU.
 
     Raises LissomError if the network does not run on the inputs.
@@ -91,14 +91,14 @@ def shown_to(model: nn.Module, shape: tuple[int, ...], example: Tree | None) -> 
         inputs = first(concatenated([inputs, inputs]), 2)
         try:
             with torch.no_grad():
-                answer = called(model.eval(), inputs)
+                answer = run_on_copied_inputs(model.eval(), inputs)
         except Exception as error:  # whatever the network's own code raises
             errors.append(error)
             continue
         names = names_in_file(model, "input_names", input_names(model, inputs))
         outputs = names_in_file(model, "output_names", unlike(output_names(answer), names))
         flat = not (isinstance(inputs, Tensor) and isinstance(answer, Tensor))
-        return Shown(inputs, names, outputs, flat, starred(model))
+        return ExportInputs(inputs, names, outputs, flat, starred(model))
     what = (
         "zeros of shape " + str((2, *shape))
         if example is None
@@ -210,9 +210,9 @@ def float_samples(
     files of `target` do.
     """
     if example is None or is_float(example):
-        shown = shown_to(copy.deepcopy(model).cpu().float().eval(), shape, example)
-        if not shown.flat and is_float(shown.inputs):
-            samples: Tensor = shown.inputs
+        inputs = export_inputs(copy.deepcopy(model).cpu().float().eval(), shape, example)
+        if not inputs.flat and is_float(inputs.inputs):
+            samples: Tensor = inputs.inputs
             return samples
     raise LissomError(
         f"{target}: its files take one tensor of floats and return one; onnxruntime and "

@@ -28,17 +28,17 @@ from ..launch.crew import Setting, crew_of
 from ..plan import targets_of
 from .evaluate import Evaluation
 from .outcome import Outcome
-from .search import Budget, Search, default_space, why_not
+from .search import Budget, Search, default_space, reason_not_chosen
 
-SHARE = 0.9  # of the budget for searching; the rest is for measuring the chosen networks
+SEARCH_SHARE = 0.9  # of the budget for searching; the rest is for measuring the chosen networks
 
 
-class TimeIsUp(Exception):
+class BudgetUsedUp(Exception):
     """Say that the budget ended while a network was learning."""
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The result of a search: records of the chosen networks, all outcomes, and why others lost."""
 
     name: str
@@ -62,12 +62,12 @@ class Found:
         return asdict(self)
 
 
-class Unanswered(Unmeasured):
-    """Say that a chosen network was not made or measured; `found` is the result of the search."""
+class IncompleteSearch(Unmeasured):
+    """Say that a chosen network was not made or measured; `result` is the result of the search."""
 
-    def __init__(self, errors: list[LissomError], found: Found) -> None:
-        super().__init__(errors, found.records)
-        self.found = found
+    def __init__(self, errors: list[LissomError], result: SearchResult) -> None:
+        super().__init__(errors, result.records)
+        self.result = result
 
 
 def search(
@@ -90,7 +90,7 @@ def search(
     expect: str = "",
     say: Callable[[str], None] = silent,
     watch: Callable[[Progress], None] | None = None,
-) -> Found:
+) -> SearchResult:
     """Search a space of recipes for networks that meet `want`, and measure the best ones.
 
     The default space is for trained networks. The search stops after `budget_s` seconds or
@@ -101,8 +101,8 @@ def search(
     run in parallel, each proposed as if the pending ones gave their predicted results; files are
     measured while none learns. `expect` is that of `lissom.run`: nothing is searched unless the
     uncompressed network reaches it. Raises LissomError for bounds that are known to be out of
-    reach before anything is trained, and Unanswered if a chosen network cannot be made again, or
-    its file cannot be exported or run.
+    reach before anything is trained, and IncompleteSearch if a chosen network cannot be made again,
+    or its file cannot be exported or run.
     """
     end_s = time.monotonic() + budget_s
     store = store if isinstance(store, Store) else Store(store)
@@ -110,23 +110,23 @@ def search(
     wanted = targets_of(targets)
     searched = space_for(space, task, few_bits_help(want, wanted))
     check_run(task, store, [searched.example], bake=False, say=say)
-    searching: Search | None = None
+    state: Search | None = None
 
-    def look() -> None:
-        if time.monotonic() > end_s and searching is not None and searching.trained:
-            raise TimeIsUp
+    def check_time() -> None:
+        if time.monotonic() > end_s and state is not None and state.trained:
+            raise BudgetUsedUp
 
-    def until(progress: Progress) -> None:
+    def report_progress(progress: Progress) -> None:
         if watch is not None:
             watch(progress)
-        look()
+        check_time()
 
     runner = Run(
         task,
         store,
         device_of(device),
         say,
-        until,
+        report_progress,
         clock_of(threads, store.tables),
         checkpoint_s=every_s(checkpoint),
         expected=expected_in(expect, task.metric_names),
@@ -134,15 +134,15 @@ def search(
     setting = Setting(task, store, device, runner.checkpoint_s)
     crew = crew_of(workers, worker_threads, runner, setting, say)
     with (
-        store.needed() as protect,
-        closing(Evaluation(runner, wanted, seed, threads, crew, look, protect)) as evaluation,
+        store.protect() as protect,
+        closing(Evaluation(runner, wanted, seed, threads, crew, check_time, protect)) as evaluation,
     ):
-        searching = Search(
-            searched, want, evaluation, Budget(SHARE * budget_s, trials), storage, by, say
+        state = Search(
+            searched, want, evaluation, Budget(SEARCH_SHARE * budget_s, trials), storage, by, say
         )
         if runner.expected:  # an earlier search may have measured the uncompressed network
             evaluation.check_reference(searched.example)
-        search_until_stopped(searching)
+        search_until_stopped(state)
 
     def run(outcome: Outcome) -> list[dict[str, Any]]:
         return run_recipes(
@@ -157,19 +157,17 @@ def search(
             say=say,
         )
 
-    return finished(searching, run, store)
+    return finish_search(state, run, store)
 
 
-def search_until_stopped(searching: Search) -> None:
+def search_until_stopped(state: Search) -> None:
     """Search until the budget is exhausted or the user interrupts."""
     try:
-        searching.search()
+        state.search()
     except KeyboardInterrupt:
-        searching.say(
-            "interrupted: the results so far are measured; interrupt again to stop at once"
-        )
-    except TimeIsUp:
-        searching.say("the time is up; the network that was still training is left out")
+        state.say("interrupted: the results so far are measured; interrupt again to stop at once")
+    except BudgetUsedUp:
+        state.say("the time is up; the network that was still training is left out")
 
 
 def space_for(space: str | SearchSpace | None, task: Task, few_bits: bool) -> SearchSpace:
@@ -203,13 +201,13 @@ def few_bits_help(want: Want, targets: Sequence[Target]) -> bool:
     return limited or (want.objective in ("smallest", "front") and pack(want.at, 1))
 
 
-def finished(
-    searching: Search, run: Callable[[Outcome], list[dict[str, Any]]], store: Store
-) -> Found:
+def finish_search(
+    state: Search, run: Callable[[Outcome], list[dict[str, Any]]], store: Store
+) -> SearchResult:
     """Run the chosen recipes with `run`; return the result of the search and save it."""
-    chosen = searching.chosen()
+    chosen = state.chosen()
     met = bool(chosen)
-    if not chosen and (near := searching.nearest()) is not None:
+    if not chosen and (near := state.nearest()) is not None:
         chosen = [near]
     records = list[dict[str, Any]]()
     failed = list[LissomError]()
@@ -221,37 +219,37 @@ def finished(
             failed.append(error)
         except LissomError as error:
             failed.append(error)
-    metrics = searching.evaluation.run.task.metric_names
-    found = Found(
-        name=searching.name,
-        space=str(searching.space),
-        want=str(searching.want),
-        seed=searching.evaluation.seed,
-        by=searching.by,
-        reference=searching.reference.values,
-        aims=[name for name, _ in searching.goal.aims],
-        bounds=[str(bound) for bound in searching.goal.bounds],
+    metrics = state.evaluation.run.task.metric_names
+    result = SearchResult(
+        name=state.name,
+        space=str(state.space),
+        want=str(state.want),
+        seed=state.evaluation.seed,
+        by=state.by,
+        reference=state.reference.values,
+        aims=[name for name, _ in state.goal.aims],
+        bounds=[str(bound) for bound in state.goal.bounds],
         met=met,
         chosen=[each.recipe for each in chosen],
-        outcomes=[each.json() for each in searching.outcomes],
-        why_not=reasons(searching, chosen),
-        importances=searching.study.importances(metrics[0]),
-        seconds=round(searching.clock() - searching.begun, 1),
+        outcomes=[each.json() for each in state.outcomes],
+        why_not=reasons_not_chosen(state, chosen),
+        importances=state.study.importances(metrics[0]),
+        seconds=round(state.clock() - state.begun, 1),
         records=records,
     )
-    place = store.root / ".searches" / f"{searching.name}.json"
+    place = store.root / ".searches" / f"{state.name}.json"
     place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(json.dumps(found.json(), indent=1), encoding="utf-8")
+    place.write_text(json.dumps(result.json(), indent=1), encoding="utf-8")
     if failed:
-        raise Unanswered(failed, found)
-    return found
+        raise IncompleteSearch(failed, result)
+    return result
 
 
-def reasons(searching: Search, chosen: list[Outcome]) -> dict[str, str]:
+def reasons_not_chosen(state: Search, chosen: list[Outcome]) -> dict[str, str]:
     """Return for every trained recipe that was not chosen why it lost."""
     recipes = {each.recipe for each in chosen}
     return {
-        each.recipe: why_not(each, chosen, searching.goal)
-        for each in searching.trained
+        each.recipe: reason_not_chosen(each, chosen, state.goal)
+        for each in state.trained
         if each.recipe not in recipes
     }

@@ -27,7 +27,7 @@ OF_MODEL = ("model_args", "weights", "preprocess", "classes", "kind")
 
 
 @dataclass
-class Brought:
+class TaskOptions:
     """The options for the network, the data and the preprocessing."""
 
     data: Annotated[
@@ -108,7 +108,7 @@ class Brought:
         Raises LissomError if an option is wrong or would have no effect.
         """
         from ..data.source import check_spec, is_own_data
-        from ..language.method import values_in
+        from ..language.grammar import named_values
         from ..tasks.builders import onnx_file
         from ..tasks.code import weights_file
         from ..tasks.kinds import check_kind
@@ -120,7 +120,7 @@ class Brought:
         if self.task is not None:
             self.refuse_beside("--task", {"model", "data", *OF_PICTURES, *OF_MODEL})
             return own_task(self.task)
-        arguments = values_in(self.model_args, "--model-args")
+        arguments = named_values(self.model_args, "--model-args")
         check_model_spec(self.model)
         if onnx_file(self.model):
             self.refuse_beside(f"--model {self.model}, which holds its weights", {"weights"})
@@ -195,22 +195,24 @@ class Brought:
 
 
 def takes_network_and_data(command: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a command: replace its parameter `brought` by the options of `Brought`."""
+    """Decorate a command: replace its parameter `options` by the options of `TaskOptions`."""
     hints = get_type_hints(command, include_extras=True)
-    options = get_type_hints(Brought, include_extras=True)
+    annotations = get_type_hints(TaskOptions, include_extras=True)
     parameters = list[inspect.Parameter]()
     for name, parameter in inspect.signature(command).parameters.items():
-        if name != "brought":
+        if name != "options":
             parameters.append(keyword(name, hints[name], parameter.default))
             continue
-        for option in fields(Brought):
+        for option in fields(TaskOptions):
             default = inspect.Parameter.empty if option.default is MISSING else option.default
-            parameters.append(keyword(option.name, options[option.name], default))
+            parameters.append(keyword(option.name, annotations[option.name], default))
 
     @wraps(command)
     def with_options(**given: Any) -> None:
-        brought = Brought(**{option.name: given.pop(option.name) for option in fields(Brought)})
-        command(brought=brought, **given)
+        options = TaskOptions(
+            **{option.name: given.pop(option.name) for option in fields(TaskOptions)}
+        )
+        command(options=options, **given)
 
     del with_options.__wrapped__  # otherwise the signature of the wrapped command would be read
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

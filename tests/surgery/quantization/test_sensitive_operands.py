@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import LissomError
-from lissom.surgery.quantization import dataflow as wiring
+from lissom.surgery.quantization import forward_record
 
 X = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 X[::2] *= 1e-3  # whose norms are small beside those of the others
@@ -66,7 +66,7 @@ def test_what_is_divided_by_is_not_rounded(name: str) -> None:
 
 
 def test_numbers_that_are_none_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wiring, "steep_operand", lambda *_: None)
+    monkeypatch.setattr(forward_record, "sensitive_operand", lambda *_: None)
     with pytest.raises(LissomError, match="expected finite outputs, got infinity or NaN"):
         lissom.apply(
             "quantize(8)", network(lambda n, y: DIVIDED["by a constant"](n, y.relu())), X[:1], X

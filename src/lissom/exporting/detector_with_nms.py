@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from ..detection.boxes import MOST_COMPARED, class_scores
+from ..detection.boxes import MAX_COMPARED, class_scores
 
 if TYPE_CHECKING:
     from ..kinds.detect import Detect
@@ -37,7 +37,7 @@ class Suppression(nn.Module):
         return stays
 
 
-class Picked(nn.Module):
+class DetectorWithNms(nn.Module):
     """A detector followed by the selection of detections of its `kind` of task.
 
     Returns `boxes` (n most 4) in pixels of the input, `scores` (n most) by falling score and
@@ -55,7 +55,7 @@ class Picked(nn.Module):
         scores = class_scores(logits, self.kind.scores)
         several = scores.shape[2]
         # one position may have several classes
-        values, order = scores.flatten(1).topk(min(MOST_COMPARED, scores.shape[1] * several), 1)
+        values, order = scores.flatten(1).topk(min(MAX_COMPARED, scores.shape[1] * several), 1)
         values = torch.where(values >= self.kind.threshold, values, 0.0)
         classes = order % several
         own = boxes.ndim == 4  # each class of a position has a box of its own

@@ -13,25 +13,25 @@ from ..language.recipe import Recipe
 from ..tasks.task import Task
 from .evaluate import network_answers, scored
 
-NUMBERS = (
+NORMALIZATIONS = (
     'normalize("imagenet")',
     'normalize("half")',
     'normalize("data")',
     "scale(1)",
     "scale(255)",
 )
-TRIED = 500  # validation images
-LEAST = 64  # pixels; images with at least this side are photos
-MARGIN = 8 / 7  # side of an image divided by that of the usual crop: 256 / 224
+TRIED_IMAGES = 500  # of the validation split
+PHOTO_SIDE = 64  # pixels; images with at least this side are photos
+CROP_MARGIN = 8 / 7  # side of an image divided by that of the usual crop: 256 / 224
 
 
-def check_brought(task: Task, recipes: Sequence[Recipe]) -> list[str]:
+def check_data_for(task: Task, recipes: Sequence[Recipe]) -> list[str]:
     """Return notes for the user.
 
     Raises LissomError if the task lacks a stated preprocessing, or training images that recipes
     need.
     """
-    check_stated(task)
+    check_preprocessing(task)
     learning = [step for recipe in recipes for step in recipe.steps if step.learning]
     if learning and not len(task.data.train):
         raise LissomError(
@@ -49,7 +49,7 @@ def check_brought(task: Task, recipes: Sequence[Recipe]) -> list[str]:
     ]
 
 
-def check_stated(task: Task) -> None:
+def check_preprocessing(task: Task) -> None:
     """Raise LissomError, naming the best guess, if a network has weights but no preprocessing.
 
     A wrong preprocessing costs several points of accuracy without any error, so lissom never
@@ -57,10 +57,10 @@ def check_stated(task: Task) -> None:
     """
     if not task.weights or task.data.stated:
         return
-    ordered = sorted(tried(task).items(), key=lambda item: -item[1])
+    ordered = sorted(try_preprocessings(task).items(), key=lambda item: -item[1])
     best, reached = ordered[0]
     name = task.metric_names[0]
-    count = min(TRIED, len(task.data.valid))
+    count = min(TRIED_IMAGES, len(task.data.valid))
     others = "".join(f"; {value:.3f} with {text}" for text, value in ordered[1:2])
     raise LissomError(
         f"preprocess: {task.weights} was trained elsewhere, and nobody said how the network sees "
@@ -69,7 +69,7 @@ def check_stated(task: Task) -> None:
     )
 
 
-def tried(task: Task) -> dict[str, float]:
+def try_preprocessings(task: Task) -> dict[str, float]:
     """Return the usual preprocessings as texts, each with the task's first metric.
 
     These are the usual normalizations with the present image operations; and the best of them
@@ -78,18 +78,18 @@ def tried(task: Task) -> dict[str, float]:
     data = task.data
     assert data.preprocess is not None
     pictures = " | ".join(map(str, data.preprocess.pictures))
-    fitting = NUMBERS if data.channels == 3 else NUMBERS[1:]  # ImageNet is in colour
-    of_numbers = {numbers: metric(task, with_numbers(data, numbers)) for numbers in fitting}
-    results = {joined(pictures, numbers): value for numbers, value in of_numbers.items()}
+    fitting = NORMALIZATIONS if data.channels == 3 else NORMALIZATIONS[1:]  # ImageNet is in colour
+    of_numbers = {numbers: first_metric(task, with_numbers(data, numbers)) for numbers in fitting}
+    results = {joined_texts(pictures, numbers): value for numbers, value in of_numbers.items()}
     height, width = data.size
-    if data.reread is not None and height == width and height >= LEAST:
+    if data.reread is not None and height == width and height >= PHOTO_SIDE:
         best = max(of_numbers, key=lambda numbers: of_numbers[numbers])
-        text = joined(f"resize({round(MARGIN * height)}) | center_crop({height})", best)
-        results[text] = metric(task, data.reread(text))
+        text = joined_texts(f"resize({round(CROP_MARGIN * height)}) | center_crop({height})", best)
+        results[text] = first_metric(task, data.reread(text))
     return results
 
 
-def joined(*texts: str) -> str:
+def joined_texts(*texts: str) -> str:
     """Return a preprocessing joined from several texts, some of which may be empty."""
     return " | ".join(filter(None, texts))
 
@@ -105,9 +105,9 @@ def with_numbers(data: Data, text: str) -> Data:
     return replace(data, preprocess=preprocess, mean=mean, std=std)
 
 
-def metric(task: Task, data: Data) -> float:
+def first_metric(task: Task, data: Data) -> float:
     """Return the task's first metric on some validation images, preprocessed as in `data`."""
     model = task.fresh()
-    answers = network_answers(model, data, spread(data.valid, TRIED))
+    answers = network_answers(model, data, spread(data.valid, TRIED_IMAGES))
     values = scored(replace(task, data=data), answers)
     return next(iter(values.values())) or 0.0

@@ -202,15 +202,15 @@ import sys, time, torch
 from datetime import timedelta
 from pathlib import Path
 from lissom import LissomError
-from lissom.learning.ranks import meet
+from lissom.learning.ranks import join_group
 
 rank = int(sys.argv[1])
 wait = timedelta(seconds=3)
-ranks = meet(rank, 2, Path(sys.argv[2]), lambda: "another does not answer", timeout=wait)
+ranks = join_group(rank, 2, Path(sys.argv[2]), lambda: "another does not answer", timeout=wait)
 if rank == 1:
     time.sleep(60)
 try:
-    ranks.summed([torch.ones(2)])
+    ranks.all_reduce_sum([torch.ones(2)])
 except LissomError as error:
     sys.exit(str(error))
 """

@@ -14,7 +14,7 @@ from .teachers import taught
 from .team import Team, one_each
 
 
-def follow(
+def learn_with_team(
     space: Space,
     task: Task,
     store: Store,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...errors import counted
-from ...language.method import method_of
+from ...language.parse_methods import method_of
 from .bits import Precision
 from .calibrate import RangeStats
 from .dataflow import DataFlow
@@ -15,12 +15,12 @@ from .probabilities import probability_range
 if TYPE_CHECKING:
     from ...language.context import Context
 
-SHIFT = 0.15  # share of a range by which that of half the samples may differ
-NAMED = 3  # so many ranges that have not settled are named in the note, the worst first
+MAX_RANGE_SHIFT = 0.15  # share of a range by which that of half the samples may differ
+MAX_NAMED_RANGES = 3  # in the note about ranges that have not settled: the worst
 
 
 @dataclass
-class Ranges:
+class SiteRanges:
     """The ranges of a network's sites, from their statistics on `count` samples.
 
     `range` is a method of the menu; None means percentile at 8 bits, and mse below. `wanted` is the
@@ -28,7 +28,7 @@ class Ranges:
     """
 
     seen: dict[str, RangeStats]
-    wires: DataFlow
+    flow: DataFlow
     ctx: Context
     range: str | None
     count: int
@@ -37,14 +37,14 @@ class Ranges:
 
     def of(self, site: str, spec: Precision) -> tuple[float, float]:
         """Return the range of a site, and remember it if half of the samples give quite another."""
-        if site in self.wires.probabilities:
+        if site in self.flow.probabilities:
             return probability_range(self.seen[site])
         pick: Any = method_of("ranges", self.range or ("percentile" if spec.bits > 7 else "mse"))
         top = 2**spec.bits - 1
         low, high = pick(self.seen[site], top)
         half_low, half_high = pick(self.seen[site].half(), top)
         shift = abs((high - low) - (half_high - half_low))
-        if self.count > 1 and shift > SHIFT * (high - low):
+        if self.count > 1 and shift > MAX_RANGE_SHIFT * (high - low):
             text = (
                 f"{low:.3g} to {high:.3g}, with half the images {half_low:.3g} to {half_high:.3g}"
             )
@@ -62,16 +62,18 @@ class Ranges:
         if not self.unsettled:
             return
         texts = [text for _, text in sorted(self.unsettled.values(), reverse=True)]
-        more = f"; and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
+        more = (
+            f"; and {len(texts) - MAX_NAMED_RANGES} more" if len(texts) > MAX_NAMED_RANGES else ""
+        )
         cures = ["a percentile"] if self.count < self.wanted else ["more samples=", "a percentile"]
         self.ctx.notes.append(
             f"{where}: {counted(len(texts), 'range')} of {self.count} images "
             f"{'has' if len(texts) == 1 else 'have'} not settled: "
-            f"{'; '.join(texts[:NAMED])}{more}; {' or '.join(cures)} would help"
+            f"{'; '.join(texts[:MAX_NAMED_RANGES])}{more}; {' or '.join(cures)} would help"
         )
 
     def _what(self, site: str) -> str:
-        layers = sorted(name for name in self.wires.readers.get(site, ()) if name)[:3]
+        layers = sorted(name for name in self.flow.readers.get(site, ()) if name)[:3]
         if layers:
             return f"what {' and '.join(layers)} read"
-        return f"what {self.wires.makers.get(site, site)} returned"
+        return f"what {self.flow.makers.get(site, site)} returned"

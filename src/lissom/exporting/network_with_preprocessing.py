@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..language.preprocess import Preprocess
 
 
-class Pictured(nn.Module):
+class NetworkWithPreprocessing(nn.Module):
     """A network that takes pixels of 0..255 (n c h w), and the image operations of `preprocess`.
 
     In PyTorch only the network runs. The exported file takes 8-bit images (n height width c) of

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 import lissom
-from lissom.exporting import lowered as _lowered
-from lissom.exporting.lowered import Whole
+from lissom.exporting import decompose
+from lissom.exporting.decompose import NeedsFullDecomposition
 from lissom.exporting.onnx.export import export_onnx
 from lissom.running.plan import one_target
 
@@ -110,7 +110,7 @@ steps = st.lists(
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("lowered") / "m.onnx"
+    return tmp_path_factory.mktemp("decomposed") / "m.onnx"
 
 
 @settings(max_examples=6, deadline=None, derandomize=True)
@@ -165,16 +165,16 @@ def test_sizes_left_open_and_attention_over_five_axes(runtime: str, tmp_path: Pa
 def whole(monkeypatch: pytest.MonkeyPatch, model: nn.Module, path: Path) -> list[str]:
     """Export a network; return why its graph was traced again as a whole."""
     said = []
-    lowered = _lowered.lowered
+    original = decompose.decomposed
 
     def noted(program: ExportedProgram, table: Any) -> Any:
         try:
-            return lowered(program, table)
-        except Whole as error:
+            return original(program, table)
+        except NeedsFullDecomposition as error:
             said.append(str(error))
             raise
 
-    monkeypatch.setattr(_lowered, "lowered", noted)
+    monkeypatch.setattr(decompose, "decomposed", noted)
     export_onnx(model, path, SHAPE, {})
     return said
 
