@@ -213,18 +213,18 @@ def exported(
 def converted_once() -> Iterator[None]:
     """Make PyTorch's slow exporter convert a network once for both runtimes."""
     kept: dict[str, Any] = {}
-    convert = _onnx.converted
+    convert = _onnx.convert
 
     def converted(model: nn.Module, inputs: Any) -> Any:
         if "model" not in kept:
             kept["model"] = convert(model, inputs)
         return copy.deepcopy(kept["model"])
 
-    _onnx.converted = converted
+    _onnx.convert = converted
     try:
         yield
     finally:
-        _onnx.converted = convert
+        _onnx.convert = convert
 
 
 def answered(session: Any, example: Tree) -> np.ndarray:

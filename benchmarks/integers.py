@@ -41,13 +41,13 @@ from torch import Tensor, nn
 
 import lissom
 from lissom.bench.machine import machine
-from lissom.detection.torchvision import ONE_STAGE, places_of
+from lissom.detection.torchvision import ONE_STAGE, without_selection
+from lissom.exporting.float_reasons import INTEGERS, MOVES
 from lissom.exporting.onnx.names import WEIGHTED
-from lissom.exporting.reasons import INTEGERS, MOVES
 from lissom.language.recipe import Recipe
 from lissom.running.integer_share import share_in_integers
 from lissom.running.plan import one_target
-from lissom.targets.onnxruntime import INTEGER
+from lissom.targets.onnxruntime import INTEGER_KINDS
 from lissom.trees import Tree, first, run_on_copied_inputs, tensors_in
 
 RECIPE = "quantize(8)"
@@ -137,18 +137,18 @@ def macs_in(path: Path, example: Tree) -> dict[str, int]:
 
 def in_openvino(path: Path) -> set[str]:
     """Return the names of the nodes of a file that OpenVINO computes in integers."""
-    from lissom.exporting.openvino_ir import read
+    from lissom.exporting.openvino_ir import read_model
     from lissom.targets.openvino import Openvino
 
     done = set[str]()
-    model = read(path)
+    model = read_model(path)
     # a fused operation such as attention reports the precision of only one of its products
     floats = {
         op.get_friendly_name()
         for op in model.get_ops()
         if op.get_type_name() == "MatMul" and not all(map(widened, op.input_values()))
     }
-    for op in Openvino().compiled(model, 1).get_runtime_model().get_ordered_ops():
+    for op in Openvino().compile_model(model, 1).get_runtime_model().get_ordered_ops():
         facts = op.get_rt_info()
         if str(facts["runtimePrecision"].astype(str)) in ("u8", "i8", "u1"):
             names = str(facts["originalLayersNames"].astype(str)).split(",")
@@ -169,18 +169,18 @@ def widened(value: Any) -> bool:
 
 def in_onnxruntime(path: Path) -> set[str]:
     """Return the names of the nodes of a file that ONNX Runtime computes in integers."""
-    from lissom.targets.onnxruntime import _session
+    from lissom.targets.onnxruntime import create_session
 
     nodes = dict[str, Any]()
     for node in onnx.load(str(path)).graph.node:
         nodes.update(dict.fromkeys((*node.output, node.name), node))
     with tempfile.TemporaryDirectory() as folder:
         optimised = Path(folder) / "optimised.onnx"
-        _session(path, 1, "cpu", optimised)
+        create_session(path, 1, "cpu", optimised)
         graph = onnx.load(str(optimised)).graph
     done = set[str]()
     for node in graph.node:
-        if node.op_type not in INTEGER:
+        if node.op_type not in INTEGER_KINDS:
             continue
         name = next((n for n in (plain(node.name), plain(node.output[0])) if n in nodes), None)
         found = None if name is None else nodes.get(name)
@@ -315,7 +315,7 @@ def to_places(model: nn.Module) -> nn.Module:
     """Return a one-stage detector without the selection of boxes, as lissom runs it, and any other
     network unchanged.
     """
-    return places_of(model) if type(model).__name__ in ONE_STAGE else model
+    return without_selection(model) if type(model).__name__ in ONE_STAGE else model
 
 
 def faults(row: dict[str, Any]) -> list[str]:

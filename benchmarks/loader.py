@@ -28,7 +28,7 @@ from torchvision.datasets import ImageFolder
 
 from lissom.bench.machine import machine
 from lissom.data.data import Data
-from lissom.data.picture import decoded
+from lissom.data.picture import read_pixels
 from lissom.data.split import CPU, Files
 from lissom.data.tars import File
 from lissom.language.preprocess import Preprocess
@@ -61,7 +61,7 @@ def read_by_lissom(files: Files) -> int:
     return sum(len(data.normalised(pixels)) for pixels, _ in files.batches(BATCH, CPU))
 
 
-def read_pixels(files: Files) -> int:
+def read_uint8(files: Files) -> int:
     """Read all files once as uint8, as for a GPU, and return the number of images."""
     return sum(len(pixels) for pixels, _ in files.batches(BATCH, CPU))
 
@@ -72,7 +72,8 @@ def apart(paths: list[File], view: Preprocess) -> tuple[float, float]:
     """
     exact = preprocess("resize(256)")
     differences = [
-        (decoded(path, 3, view).astype(int) - decoded(path, 3, exact)).ravel() for path in paths
+        (read_pixels(path, 3, view).astype(int) - read_pixels(path, 3, exact)).ravel()
+        for path in paths
     ]
     gaps = np.abs(np.concatenate(differences))
     return float(gaps.mean()), float((gaps > 0).mean())
@@ -119,7 +120,7 @@ def main() -> None:
     for name, resize in TEXTS.items():
         files = Files(paths, labels, 3, (224, 224), preprocess(resize), words.workers)
         ways[name] = partial(read_by_lissom, files)
-        ways[f"{name}, for a GPU"] = partial(read_pixels, files)
+        ways[f"{name}, for a GPU"] = partial(read_uint8, files)
     speeds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(words.rounds):
         for name, way in ways.items():

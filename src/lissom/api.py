@@ -305,9 +305,9 @@ def latency(
     not exist or does not take `shape`.
     """
     from .bench.inputs import images as pictures
-    from .bench.intervals import wide
+    from .bench.intervals import is_wide
     from .bench.latency import latencies
-    from .commands.bench import check_shape, size_of
+    from .commands.bench import check_shape, size_bytes
     from .running.plan import targets_of
 
     given = [files] if isinstance(files, (str, Path)) else files
@@ -321,9 +321,9 @@ def latency(
         {
             "target": target,
             "artefact": str(path),
-            "size_bytes": size_of(path),
+            "size_bytes": size_bytes(path),
             "latency_ms": t.latency_ms(),
-            "disturbed": wide(t.latency_ms()),
+            "disturbed": is_wide(t.latency_ms()),
             "energy_mj": t.energy_mj,
             "load_ms": t.load_ms,
             "peak_mib": t.peak_mib,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lissom import LissomError
-from lissom.bench.clock import CALL, Layer, LayerClock, layer_of
+from lissom.bench.clock import EMPTY_LAYER, Layer, LayerClock, layer_of
 from lissom.language.context import SurgeryContext
 from lissom.models import factory
 from lissom.steps.prune import Prune
@@ -43,13 +43,13 @@ def images(count: int = 2) -> Tensor:
 def test_a_layer_file_has_the_shapes_of_the_layer(layer: nn.Module, tmp_path: Path) -> None:
     x = torch.randn(1, 6, 9, 9)
     found = layer_of(next(op for op in traced(layer, x).ops if op.name == "convolution"))
-    (tmp_path / "layer.onnx").write_bytes(found.model())
+    (tmp_path / "layer.onnx").write_bytes(found.onnx_file())
     session = onnxruntime.InferenceSession(tmp_path / "layer.onnx")
-    assert found.images().shape == tuple(x.shape)
-    assert session.run(None, {"x": found.images()})[0].shape == tuple(layer(x).shape)
-    halved = found.cut(3, 4)
-    (tmp_path / "half.onnx").write_bytes(halved.model())
-    onnxruntime.InferenceSession(tmp_path / "half.onnx").run(None, {"x": halved.images()})
+    assert found.random_input().shape == tuple(x.shape)
+    assert session.run(None, {"x": found.random_input()})[0].shape == tuple(layer(x).shape)
+    halved = found.with_widths(3, 4)
+    (tmp_path / "half.onnx").write_bytes(halved.onnx_file())
+    onnxruntime.InferenceSession(tmp_path / "half.onnx").run(None, {"x": halved.random_input()})
 
 
 class Table(LayerClock):
@@ -58,19 +58,24 @@ class Table(LayerClock):
     asked: int
 
     def __init__(self) -> None:
-        self.table, self.asked, self.path = {repr(CALL): 0.0}, 0, Path("/dev/null/none")
+        self.table, self.asked, self.path = {repr(EMPTY_LAYER): 0.0}, 0, Path("/dev/null/none")
 
-    def _timed(self, layer: Layer) -> float:
+    def _measure_ms(self, layer: Layer) -> float:
         self.asked += 1
         return float(layer.inputs * layer.outputs) / layer.groups
 
 
 def test_times_between_the_points_are_interpolated_and_points_are_measured_once() -> None:
     clock, layer = Table(), Layer(64, 32, (3, 3), (8, 8), (1, 1), (1, 1), (1, 1))
-    assert clock.at(layer, 64, 32) == 2048 and clock.at(layer, 48, 24) == 1152
-    assert clock.at(layer, 40, 20) == pytest.approx(800)  # bilinear, so exact for a product
+    assert (
+        clock.interpolated_ms(layer, 64, 32) == 2048
+        and clock.interpolated_ms(layer, 48, 24) == 1152
+    )
+    assert clock.interpolated_ms(layer, 40, 20) == pytest.approx(
+        800
+    )  # bilinear, so exact for a product
     assert clock.asked == 16
-    assert clock.at(layer, 1, 1) > 0
+    assert clock.interpolated_ms(layer, 1, 1) > 0
 
 
 def test_the_predictor_adds_up_the_layers_at_the_widths_kept() -> None:
@@ -140,11 +145,11 @@ def test_layers_are_timed_for_real_and_the_table_is_kept(tmp_path: Path) -> None
     )
     clock = LayerClock("onnxruntime", home=tmp_path)
     assert 0 < clock.ms(small) < clock.ms(large)
-    clock.keep()
+    clock.write_table()
     again = LayerClock("onnxruntime", home=tmp_path)
     assert again.table == clock.table and len(list(tmp_path.iterdir())) == 1
     again.table, clock.table = {"one": 1.0}, {"another": 2.0}
-    again.keep(), clock.keep()  # neither forgets what the other measured
+    again.write_table(), clock.write_table()  # neither forgets what the other measured
     assert {"one", "another"} <= set(LayerClock("onnxruntime", home=tmp_path).table)
     for broken in ("{broken", '{"ms": {"one": -1}}', '{"ms": {"one": NaN}}', "[]"):
         next(tmp_path.iterdir()).write_text(broken)
@@ -157,7 +162,7 @@ def test_without_a_store_the_table_is_kept_in_memory(
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     clock = LayerClock("onnxruntime")
     assert clock.ms(Layer(8, 8)) > 0
-    clock.keep()
+    clock.write_table()
     assert LayerClock("onnxruntime").table is clock.table and list(tmp_path.iterdir()) == []
 
 

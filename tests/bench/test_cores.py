@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lissom.bench import cores, threads
-from lissom.bench.cores import chosen, cores_of, quiet_cores, used_s
+from lissom.bench.cores import choose_processors, cores_of, quiet_cores, used_s
 from lissom.bench.inputs import images
-from lissom.bench.process import loaded
+from lissom.bench.process import file_process
 from lissom.cli.options import wait_asleep
 from lissom.targets.onnxruntime import Onnxruntime
 
@@ -38,7 +38,9 @@ def test_a_loaded_file_stays_on_the_cores_it_was_given(tmp_path: Path) -> None:
     Onnxruntime().export(nn.Conv2d(3, 4, 1), tmp_path / "f.onnx", (3, 8, 8), {})
     wanted = quiet_cores(1)
     assert wanted is not None
-    with loaded("onnxruntime", tmp_path / "f.onnx", images((1, 3, 8, 8)), cpus=wanted) as process:
+    with file_process(
+        "onnxruntime", tmp_path / "f.onnx", images((1, 3, 8, 8)), cpus=wanted
+    ) as process:
         status = Path(f"/proc/{process.process.pid}/status").read_text()
         assert f"Cpus_allowed_list:\t{wanted[0]}\n" in status
         assert process.ms(0.01) > 0
@@ -49,7 +51,9 @@ def test_a_file_does_not_run_beside_threads_of_the_last_one_that_spin(tmp_path: 
     """ONNX Runtime's second thread spins on after a run, and took half of the next file's time."""
     net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3))
     Onnxruntime().export(net, tmp_path / "f.onnx", (3, 32, 32), {})
-    with loaded("onnxruntime", tmp_path / "f.onnx", images((8, 3, 32, 32)), threads=2) as process:
+    with file_process(
+        "onnxruntime", tmp_path / "f.onnx", images((8, 3, 32, 32)), threads=2
+    ) as process:
         for _ in range(3):
             process.times(0.1)
             assert not running(process.process.pid)
@@ -64,8 +68,8 @@ def test_settling_waits_for_threads_that_spin(told: bool, monkeypatch: pytest.Mo
         target=lambda: sum(k for k in iter(lambda: time.monotonic() - begin < 0.3, False))
     )
     spins.start()
-    threads.settle()
-    assert not spins.is_alive() and time.monotonic() - begin < threads.SETTLE_S
+    threads.wait_for_threads()
+    assert not spins.is_alive() and time.monotonic() - begin < threads.MAX_WAIT_S
     spins.join()
 
 
@@ -74,7 +78,7 @@ def test_threads_wait_as_the_runtime_has_them(
 ) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # as on a busy machine, for training
     Onnxruntime().export(nn.Conv2d(3, 4, 1), tmp_path / "f.onnx", (3, 8, 8), {})
-    with loaded("onnxruntime", tmp_path / "f.onnx", images((1, 3, 8, 8))) as process:
+    with file_process("onnxruntime", tmp_path / "f.onnx", images((1, 3, 8, 8))) as process:
         assert b"OMP_WAIT_POLICY" not in Path(f"/proc/{process.process.pid}/environ").read_bytes()
 
 
@@ -94,7 +98,7 @@ def test_threads_that_train_wait_asleep_where_others_run(
 
 
 def test_others_run_if_they_do_at_every_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cores, "SPAN_S", 0)
+    monkeypatch.setattr(cores, "LOAD_WATCH_S", 0)
     for counts, wanted in (("1", False), ("2", True), ("221", False), ("222223", True)):
         looks = iter(counts + counts[-1] * cores.THREAD_CHECKS)
         monkeypatch.setattr(
@@ -147,7 +151,7 @@ def test_the_choice_is_a_processor_of_each_of_the_best_cores(
         for speed in [data.draw(st.sampled_from([2, 4]))]
         for cpu in core
     }
-    found = chosen(every, share, khz, count)
+    found = choose_processors(every, share, khz, count)
     if count > len(every):
         assert found is None
         return

@@ -18,7 +18,7 @@ from torch import nn
 import lissom
 from lissom import LissomError
 from lissom.bench.inputs import images
-from lissom.bench.process import Process, loaded
+from lissom.bench.process import Process, file_process
 from lissom.data.data import Data
 from lissom.errors import Unmeasured
 from lissom.exporting import isolated
@@ -41,7 +41,7 @@ def test_it_answers_as_the_file_does_and_is_gone_afterwards(file: Path) -> None:
     torch.manual_seed(0)
     wanted = nn.Conv2d(3, 4, 3)
     seen = torch.randn(5, *SHAPE[1:])
-    with loaded("onnxruntime", file, SHOWN) as process, torch.no_grad():
+    with file_process("onnxruntime", file, SHOWN) as process, torch.no_grad():
         (outputs,) = process.run([seen.numpy()])
         np.testing.assert_allclose(outputs, wanted(seen).numpy(), atol=1e-5)
         assert process.ms(0.01) > 0 and process.run([seen[:1].numpy()])[0].shape == (1, 4, 6, 6)
@@ -50,7 +50,7 @@ def test_it_answers_as_the_file_does_and_is_gone_afterwards(file: Path) -> None:
 
 
 def test_a_process_that_is_killed_is_one_line(file: Path) -> None:
-    with loaded("onnxruntime", file, SHOWN) as process:
+    with file_process("onnxruntime", file, SHOWN) as process:
         process.process.kill()
         process.process.wait()
         with pytest.raises(
@@ -66,7 +66,7 @@ def test_a_file_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     path.write_bytes(b"no network")
     said = r"^onnxruntime: the process .* ended with status 1; its last words: ."
-    with pytest.raises(LissomError, match=said), loaded("onnxruntime", path, SHOWN):
+    with pytest.raises(LissomError, match=said), file_process("onnxruntime", path, SHOWN):
         pass
 
 
@@ -136,7 +136,7 @@ def test_files_of_the_current_folder_are_not_imported(
     monkeypatch.chdir(here)
     for path in ("", os.pathsep, f"{os.pathsep}elsewhere"):
         monkeypatch.setenv("PYTHONPATH", path)
-        with loaded("onnxruntime", file, SHOWN) as process:
+        with file_process("onnxruntime", file, SHOWN) as process:
             assert process.ms(0.01) > 0
         isolated.smoke_test(
             "onnxruntime", Path(shutil.copy(file, here)), SHAPE[1:], (4, 6, 6), "here", ""
@@ -170,7 +170,7 @@ def test_a_runtime_that_prints_much_does_not_hang(
 
     threading.Thread(target=ended_in_time, daemon=True).start()
     try:
-        with loaded("onnxruntime", file, SHOWN) as process:
+        with file_process("onnxruntime", file, SHOWN) as process:
             assert process.ms(0.01) > 0
             process.process.kill()
             with pytest.raises(LissomError, match="its last words: a warning a warning"):

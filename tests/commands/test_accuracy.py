@@ -21,7 +21,7 @@ import lissom
 from lissom import Data, LissomError, Store, Task
 from lissom.cli.main import main
 from lissom.commands.accuracy import facts_in, file_metrics, fixed_batch, preprocess_in
-from lissom.commands.export import Wanted, export_key, script_of
+from lissom.commands.export import ExportOptions, export_key, script_of
 from lissom.exporting.snippet import snippet
 from lissom.language.menu import menu
 from lissom.language.preprocess import PictureOperation, Preprocess
@@ -124,7 +124,9 @@ def test_the_script_answers_as_the_network_does(
 ) -> None:
     record = made["record"]
     output = tmp_path / "net.onnx"
-    export_key(record["key"], made["store"], "onnxruntime", output, Wanted(bake), with_code=True)
+    export_key(
+        record["key"], made["store"], "onnxruntime", output, ExportOptions(bake), with_code=True
+    )
     picture = made["root"] / "photos" / "test" / "light" / "0.png"
     done = subprocess.run(
         [sys.executable, "net.py", str(picture)],
@@ -148,11 +150,11 @@ def test_the_script_takes_no_other_file_s_place(made: dict[str, Any], tmp_path: 
     (tmp_path / "net.py").write_text("def make(): ...\n")
     key, output = made["record"]["key"], tmp_path / "net.onnx"
     with pytest.raises(LissomError, match=r"net\.py exists and was not written by --snippet"):
-        export_key(key, made["store"], "onnxruntime", output, Wanted(), with_code=True)
+        export_key(key, made["store"], "onnxruntime", output, ExportOptions(), with_code=True)
     assert (tmp_path / "net.py").read_text() == "def make(): ...\n" and not output.exists()
     (tmp_path / "net.py").unlink()
     for _ in range(2):  # its own it may write anew
-        export_key(key, made["store"], "onnxruntime", output, Wanted(), with_code=True)
+        export_key(key, made["store"], "onnxruntime", output, ExportOptions(), with_code=True)
 
 
 def test_each_file_sees_pictures_as_it_says(
@@ -161,7 +163,11 @@ def test_each_file_sees_pictures_as_it_says(
     files = {name: tmp_path / f"{name}.onnx" for name in ("plain", "baked")}
     for name, file in files.items():
         export_key(
-            made["record"]["key"], made["store"], "onnxruntime", file, Wanted(bake=name == "baked")
+            made["record"]["key"],
+            made["store"],
+            "onnxruntime",
+            file,
+            ExportOptions(bake=name == "baked"),
         )
     other = onnx.load(str(files["plain"]))
     for entry in other.metadata_props:
@@ -203,7 +209,7 @@ def test_a_baked_file_for_images_in_their_own_size_says_how_it_sees_them(
     recipe = "train(20, batch=4, lr=0.05)"
     (record,) = lissom.run(recipe, Task.of("resnet8", data), store, targets="onnxruntime")
     file = tmp_path / "m.onnx"
-    export_key(record["key"], store, "onnxruntime", file, Wanted(bake=True))
+    export_key(record["key"], store, "onnxruntime", file, ExportOptions(bake=True))
     assert preprocess_in(file) == ""
     with pytest.raises(SystemExit) as ended:
         main(["bench", str(file), "--data", f"folder:{tmp_path / 'photos'}", "--json"])
@@ -256,7 +262,7 @@ def test_the_script_of_numbers_loads_a_sample(tmp_path: Path) -> None:
     assert facts["input"] == "as the data set gives it" and facts["preprocess"] == "as given"
     assert "mean" not in facts
     output = tmp_path / "m.onnx"
-    export_key(record["key"], store, "onnxruntime", output, Wanted(), with_code=True)
+    export_key(record["key"], store, "onnxruntime", output, ExportOptions(), with_code=True)
     np.save(tmp_path / "sample.npy", inputs[0].double().numpy())
     done = subprocess.run(
         [sys.executable, "m.py", "sample.npy"],
@@ -272,7 +278,9 @@ def test_the_script_of_numbers_loads_a_sample(tmp_path: Path) -> None:
     with pytest.raises(
         LissomError, match=r"--bake: inputs are taken as .* in the network's forward"
     ):
-        export_key(record["key"], store, "onnxruntime", tmp_path / "m.onnx", Wanted(bake=True))
+        export_key(
+            record["key"], store, "onnxruntime", tmp_path / "m.onnx", ExportOptions(bake=True)
+        )
 
 
 def test_the_script_of_a_segmenter_prints_the_share_of_each_class() -> None:
@@ -313,7 +321,7 @@ def test_inputs_that_no_short_script_can_load_have_a_file_and_a_note(tmp_path: P
     said: list[str] = []
     output = tmp_path / "m.onnx"
     key = record["key"]
-    export_key(key, store, "onnxruntime", output, Wanted(), say=said.append, with_code=True)
+    export_key(key, store, "onnxruntime", output, ExportOptions(), say=said.append, with_code=True)
     assert output.is_file() and not output.with_suffix(".py").exists()
     assert [line for line in said if "note: --snippet: there is no script for inputs" in line]
 
@@ -332,4 +340,4 @@ def test_a_script_that_could_not_run_its_file_is_refused(
 ) -> None:
     target: Any = one_target("openvino" if name != "net.py" else "onnxruntime")
     with pytest.raises(LissomError, match=said):
-        script_of(target, tmp_path / name, tmp_path / made, Wanted())
+        script_of(target, tmp_path / name, tmp_path / made, ExportOptions())

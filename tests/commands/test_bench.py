@@ -19,15 +19,15 @@ from lissom.bench import child
 from lissom.bench.energy import Meter
 from lissom.bench.inputs import images as shown
 from lissom.bench.latency import Timing, timing
-from lissom.bench.process import loaded
+from lissom.bench.process import file_process
 from lissom.cli.counts import numbers_of
 from lissom.cli.main import main
 from lissom.commands import bench as files
-from lissom.commands.bench import bench, compared
+from lissom.commands.bench import bench, speedup_over
 from lissom.data.data import Data
-from lissom.exporting.onnx.names import layer_named
+from lissom.exporting.onnx.names import layer_of_node
 from lissom.language.parse_methods import method_of
-from lissom.report.benchmark import merged, print_bench
+from lissom.report.benchmark import merge_names, print_bench
 from lissom.store.store import Store
 from lissom.surgery.count import layer_table
 from lissom.tasks.task import Task
@@ -98,7 +98,7 @@ def test_a_runtime_says_the_time_of_each_layer_by_its_name(
     model, seen = seasoned(), images(16, 16)
     small = lissom.apply(recipe, model, seen[:1], seen) if recipe else model
     path = lissom.export(small, target, tmp_path / "net.onnx", tuple(seen.shape[1:]))
-    with loaded(target, path, shown((1, *seen.shape[1:]))) as process:
+    with file_process(target, path, shown((1, *seen.shape[1:]))) as process:
         found = process.layers(20)
         assert found is not None
         whole = process.ms(0.1)
@@ -136,7 +136,7 @@ def test_a_baseline_is_that_of_its_own_network_and_one_that_fails_is_told(
         store,
         seeds=(1,),
     )
-    monkeypatch.setattr(files, "FLOATS", ("torch", "onnxruntime"))
+    monkeypatch.setattr(files, "FLOAT_TARGETS", ("torch", "onnxruntime"))
     rows = bench([key, other["key"]], store, "onnxruntime", None, [1], [1], say=said.append)
     assert [row["baseline"] for row in rows] == [False, False, True] or [
         row["baseline"] for row in rows
@@ -181,7 +181,7 @@ def test_nodes_are_named_by_layer_under_every_wrapper(tmp_path: Path) -> None:
         small = lissom.apply(recipe, seasoned(), seen[:1], seen)
         path = lissom.export(small, "onnxruntime", tmp_path / f"{k}.onnx", tuple(seen.shape[1:]))
         nodes = onnx.load(str(path)).graph.node
-        layers = {layer_named(node.name) for node in nodes if node.op_type in ("Conv", "Gemm")}
+        layers = {layer_of_node(node.name) for node in nodes if node.op_type in ("Conv", "Gemm")}
         assert {"stem", "blocks.1.shortcut.0", "head"} <= layers, recipe
         named = [node for node in nodes if node.name]
         assert len({node.name for node in named}) == len(named)
@@ -210,7 +210,7 @@ def test_nodes_are_named_by_layer_under_every_wrapper(tmp_path: Path) -> None:
     ],
 )
 def test_names_that_runtimes_give_lead_back_to_layers(node: str, layer: str) -> None:
-    assert layer_named(node) == layer
+    assert layer_of_node(node) == layer
 
 
 def test_targets_that_cannot_tell_layers_apart_say_none() -> None:
@@ -255,8 +255,8 @@ def test_counts_that_make_no_sense_are_refused(text: str) -> None:
 
 
 def test_names_of_several_lists_are_merged_in_their_order() -> None:
-    assert merged([["a", "c"], ["a", "b", "c"], ["c", "d"]]) == ["a", "b", "c", "d"]
-    assert merged([[], ["x"]]) == ["x"]
+    assert merge_names([["a", "c"], ["a", "b", "c"], ["c", "d"]]) == ["a", "b", "c", "d"]
+    assert merge_names([[], ["x"]]) == ["x"]
 
 
 def test_settings_that_fail_leave_the_others_measured(
@@ -300,14 +300,14 @@ def test_nothing_is_faster_by_a_disturbed_timing() -> None:
         return Timing(median, low, high, high, None, 1.0, 1.0, 1.0)
 
     good, quick, torn = taken(2.0, 1.9, 2.1), taken(1.0, 0.9, 1.1), taken(3.0, 1.93, 32.0)
-    assert compared(quick, [good, torn]) == {"faster": 2.0, "level": False, "disturbed": False}
+    assert speedup_over(quick, [good, torn]) == {"faster": 2.0, "level": False, "disturbed": False}
     assert (
-        compared(quick, [torn])
-        == compared(torn, [good])
+        speedup_over(quick, [torn])
+        == speedup_over(torn, [good])
         == {"faster": None, "level": False, "disturbed": True}
     )
-    assert compared(quick, []) == {"faster": None, "level": False, "disturbed": False}
-    assert compared(good, [good])["level"] and not compared(quick, [good])["level"]
+    assert speedup_over(quick, []) == {"faster": None, "level": False, "disturbed": False}
+    assert speedup_over(good, [good])["level"] and not speedup_over(quick, [good])["level"]
 
 
 def test_inputs_without_axes_stay_as_they_are(tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_the_energy_of_a_round_is_that_of_its_calls_alone() -> None:
     def run() -> None:
         said.append("run")
 
-    answer = child.timed(run, 0.0, Counts(), lambda: said.append("settle"))  # type: ignore[arg-type]
+    answer = child.time_calls(run, 0.0, Counts(), lambda: said.append("settle"))  # type: ignore[arg-type]
     assert said == ["meter", "run", "meter", "settle"]
     assert answer["joules"] == 3.0 and len(answer["times_ms"]) == 1
 

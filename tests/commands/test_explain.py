@@ -16,7 +16,7 @@ import torch
 
 import lissom
 from lissom import LissomError
-from lissom.bench.capped import capped
+from lissom.bench.capped import run_capped
 from lissom.bench.machine import machine
 from lissom.cli.main import main
 from lissom.commands.explain import Explainer
@@ -24,8 +24,8 @@ from lissom.commands.remedies import remedies
 from lissom.commands.try_remedies import try_remedies
 from lissom.language.parse_methods import method_of
 from lissom.language.recipe import Recipe
-from lissom.report.explanation import best_tried, concluded
-from lissom.report.page import unpacked
+from lissom.report.explanation import conclusions, remedy_conclusion
+from lissom.report.page import decompressed
 from lissom.running.entries import task_of_entry
 from lissom.running.measure import export_if_missing
 from lissom.running.plan import one_target
@@ -83,10 +83,10 @@ def test_the_layer_that_was_spoiled_is_named(runs: Any) -> None:
 
 def test_what_was_left_float_is_said(runs: Any) -> None:
     task, store, (eight, _) = runs
-    assert Explainer(task, store, eight["key"]).left_float() == []
+    assert Explainer(task, store, eight["key"]).float_layers_note() == []
     (row,) = lissom.run('train(1) | quantize(8, "dynamic", samples=64)', task, store)
     this = Explainer(task, store, row["key"])
-    (said,) = this.left_float()
+    (said,) = this.float_layers_note()
     assert (
         "1 of 10 layers" in said
         and "9 stay float: ranges at run time are for linear layers" in said
@@ -163,13 +163,13 @@ def test_a_loss_within_chance_is_called_that() -> None:
         )
     ]
     found = {"images": {"stages": 1000}, "stages": stages, "worst": [], "layers": [], "targets": {}}
-    assert "no more than chance might (±0.71)" in concluded(found)[0] and concluded(found)[
+    assert "no more than chance might (±0.71)" in conclusions(found)[0] and conclusions(found)[
         1
     ].startswith("64% of the noise")
     stages[-1]["lost"], stages[-1]["score"] = 105, 0.8
     assert (
-        "Rounding costs 10.00 points of 90.00" in concluded(found)[0]
-        and "beyond chance (±2.06)" in concluded(found)[0]
+        "Rounding costs 10.00 points of 90.00" in conclusions(found)[0]
+        and "beyond chance (±2.06)" in conclusions(found)[0]
     )
 
 
@@ -195,24 +195,24 @@ def test_what_was_tried_is_weighed_against_chance() -> None:
         {"what": "range=mse", "valid": 0.52},
         {"what": "failed", "failed": "why"},
     ]
-    assert best_tried(rows, 75, counted=True) == [
+    assert remedy_conclusion(rows, 75, counted=True) == [
         "Nothing tried is better than chance might make it: the best, range=mse, gives "
         "+2.00 points on 75 validation images (±16.00)."
     ]
-    assert best_tried(rows, 10_000, counted=True) == [
+    assert remedy_conclusion(rows, 10_000, counted=True) == [
         "Of what was tried, range=mse gives +2.00 points on 10000 validation images, beyond "
         "chance (±1.39)."
     ]
-    assert best_tried(rows[:1], 75, counted=True) == []
+    assert remedy_conclusion(rows[:1], 75, counted=True) == []
 
 
 def test_chance_is_that_of_counted_images_alone() -> None:
     rows = [{"what": "as it is", "valid": -0.5}, {"what": "range=mse", "valid": 0.52}]
-    assert best_tried(rows, 75, counted=False) == [
+    assert remedy_conclusion(rows, 75, counted=False) == [
         "Of what was tried, the best, range=mse, gives +1.0200 on 75 validation images."
     ]
     rows[1]["valid"] = -0.5
-    assert best_tried(rows, 75, counted=False) == [
+    assert remedy_conclusion(rows, 75, counted=False) == [
         "Nothing tried is better: the best, range=mse, gives +0.0000 on 75 validation images."
     ]
     digits = lissom.Data.of("digits", size=(8, 8))
@@ -234,9 +234,9 @@ def test_an_older_processor_saturates_unless_weights_have_7_bits(runs: Any) -> N
     gaps = {}
     for record in (eight, seven):
         path = export_if_missing(store, record["key"], target, False, task.fresh)
-        now, old = (capped(target, Path(path), images, cap) for cap in ("", "AVX2"))
+        now, old = (run_capped(target, Path(path), images, cap) for cap in ("", "AVX2"))
         assert now is not None and old is not None and now[1] > 0
-        beyond = capped(target, Path(path), images, "AVX512_CORE_VNNI")
+        beyond = run_capped(target, Path(path), images, "AVX512_CORE_VNNI")
         assert (beyond is None) == ("avx512_vnni" not in machine()["isa"]), (
             "what this processor does not have, caps nothing"
         )
@@ -275,7 +275,7 @@ def test_the_words_on_the_command_line(
     with pytest.raises(SystemExit):
         main(["report", three["key"], "--store", str(store.root), "-o", str(tmp_path / "r.html")])
     page = (tmp_path / "r.html").read_text()
-    assert "Most of it enters at" in unpacked(page.split('id="data">')[1].split("</script>")[0])
+    assert "Most of it enters at" in decompressed(page.split('id="data">')[1].split("</script>")[0])
 
 
 @pytest.mark.parametrize(

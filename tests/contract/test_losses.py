@@ -18,7 +18,7 @@ from lissom.language.loss import FeatureLoss, LogitLoss
 from lissom.language.menu import menu
 from lissom.language.parse_methods import method_of
 from lissom.losses.gram import flow
-from lissom.losses.logit_std import standard
+from lissom.losses.logit_std import standardized
 
 LOSSES = list(menu("losses"))
 # these two say that they are not
@@ -271,7 +271,7 @@ def test_logit_std_sees_no_difference_in_scale_and_shift_of_logits(
 
 
 def test_standard_logits_have_mean_0_and_spread_1() -> None:
-    found = standard(torch.cat([7 * drawn() + 3, torch.full((1, 5), 2.0, dtype=torch.float64)]))
+    found = standardized(torch.cat([7 * drawn() + 3, torch.full((1, 5), 2.0, dtype=torch.float64)]))
     torch.testing.assert_close(found.mean(1), torch.zeros(7, dtype=torch.float64))
     torch.testing.assert_close(
         found.std(1, correction=0), torch.tensor([1.0] * 6 + [0.0], dtype=torch.float64)

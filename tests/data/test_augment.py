@@ -12,7 +12,7 @@ from torch import Tensor
 
 import lissom
 from lissom import Data, LissomError, Store, Task
-from lissom.data.augment import LUMA, Mosaic, recoloured
+from lissom.data.augment import LUMA, Mosaic, jitter_colours
 from lissom.kinds.detect import Detect
 from lissom.kinds.segment import Segment
 from lissom.language.training import TrainSettings
@@ -81,7 +81,7 @@ def test_labels_of_pixels_are_put_together_as_the_pixels_are() -> None:
 
 def test_a_mosaic_shows_four_corners() -> None:
     pixels = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, *SIZE)
-    mosaic = Mosaic.drawn(4, SIZE, 1.0, torch.Generator().manual_seed(3))
+    mosaic = Mosaic.random(4, SIZE, 1.0, torch.Generator().manual_seed(3))
     for image, (y, x), sources in zip(
         mosaic.images(pixels), mosaic.place.t().tolist(), mosaic.sources.t().tolist(), strict=True
     ):
@@ -92,7 +92,7 @@ def test_a_mosaic_shows_four_corners() -> None:
 
 def test_colours_change_as_said() -> None:
     pixels = torch.randint(60, 180, (5, 3, 6, 7), dtype=torch.uint8)
-    found = recoloured(pixels, 0.3, torch.Generator().manual_seed(4))
+    found = jitter_colours(pixels, 0.3, torch.Generator().manual_seed(4))
     factors = 1 + 0.3 * (2 * torch.rand(3, 5, generator=torch.Generator().manual_seed(4)) - 1)
     for image, pixel, (bright, contrast, colourful) in zip(
         found.numpy(), pixels.numpy().astype(float), factors.t().tolist(), strict=True
@@ -103,8 +103,8 @@ def test_colours_change_as_said() -> None:
         wanted = np.clip(gray + (wanted - gray) * colourful, 0, 255)
         assert np.abs(image - wanted).max() <= 0.51
     assert found.dtype == torch.uint8
-    assert torch.equal(recoloured(pixels, 0.0, torch.Generator()), pixels)
-    assert recoloured(pixels[:, :1], 0.3, torch.Generator()).shape == (5, 1, 6, 7)
+    assert torch.equal(jitter_colours(pixels, 0.0, torch.Generator()), pixels)
+    assert jitter_colours(pixels[:, :1], 0.3, torch.Generator()).shape == (5, 1, 6, 7)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from lissom import LissomError
 from lissom.data import boxes
-from lissom.data.boxes import areas, moved, padded
+from lissom.data.boxes import areas, pad_boxes, transform_boxes
 from lissom.language.preprocess import Preprocess
 
 SIDES = st.integers(24, 120)
@@ -65,7 +65,7 @@ def test_a_box_lies_where_its_rectangle_does(
     placements = preprocess.placements(size)
     assert placements[-1].size == shown.size
     bright = np.asarray(shown.convert("L")) > 127
-    found = moved(box(*corners), placements)
+    found = transform_boxes(box(*corners), placements)
     if not len(found):  # cut off
         scaled = math.prod(scale for each in placements for scale in each.scale)
         edge = 2 * sum(shown.size)  # pixels of an edge may be of either shade
@@ -83,35 +83,35 @@ def test_a_box_lies_where_its_rectangle_does(
 
 def test_boxes_are_clipped_and_those_cut_off_are_dropped() -> None:
     crop = Preprocess.of("center_crop(10)").placements((20, 20))  # from 5 to 15
-    assert moved(box(0, 0, 20, 10, of=2), crop).tolist() == [[0, 0, 10, 5, 2]]
-    assert moved(box(0, 5, 6, 15), crop).tolist() == []  # a sixth
-    assert moved(box(1, 5, 7, 15), crop).tolist() == [[0, 0, 2, 10, 0]]  # a third
-    assert moved(box(0, 0, 5, 5), crop).shape == (0, 5)
-    assert moved(torch.zeros(0, 5), crop).shape == (0, 5)
+    assert transform_boxes(box(0, 0, 20, 10, of=2), crop).tolist() == [[0, 0, 10, 5, 2]]
+    assert transform_boxes(box(0, 5, 6, 15), crop).tolist() == []  # a sixth
+    assert transform_boxes(box(1, 5, 7, 15), crop).tolist() == [[0, 0, 2, 10, 0]]  # a third
+    assert transform_boxes(box(0, 0, 5, 5), crop).shape == (0, 5)
+    assert transform_boxes(torch.zeros(0, 5), crop).shape == (0, 5)
 
 
 def test_one_operation_follows_another() -> None:
     both = Preprocess.of("resize(40, 20) | pad(5) | resize(100, 15)").placements((10, 10))
-    assert moved(box(1, 1, 2, 2, of=3), both).tolist() == [[3.5, 18, 4.5, 26, 3]]
+    assert transform_boxes(box(1, 1, 2, 2, of=3), both).tolist() == [[3.5, 18, 4.5, 26, 3]]
     # a side of less than a pixel becomes one
     thin = Preprocess.of("letterbox(10)").placements((100, 4))
-    assert moved(box(50, 0, 100, 4), thin).tolist() == [[5, 4, 10, 5, 0]]
+    assert transform_boxes(box(50, 0, 100, 4), thin).tolist() == [[5, 4, 10, 5, 0]]
     # what is cut off does not come back in the border
     cut = Preprocess.of("center_crop(10) | pad(5)").placements((20, 20))
-    assert moved(box(0, 5, 11, 15), cut).tolist() == [[5, 5, 11, 15, 0]]
+    assert transform_boxes(box(0, 5, 11, 15), cut).tolist() == [[5, 5, 11, 15, 0]]
 
 
 def test_samples_with_fewer_boxes_have_rows_without_one() -> None:
     two = torch.cat([box(1, 2, 3, 4, of=5), box(2, 2, 6, 6, of=0)])
-    rows = padded([box(0, 0, 1, 1), two, torch.zeros(0, 5)])
+    rows = pad_boxes([box(0, 0, 1, 1), two, torch.zeros(0, 5)])
     assert rows.shape == (3, 2, 5) and rows.dtype == torch.float32
     assert rows[:, :, 4].tolist() == [[0, -1], [5, 0], [-1, -1]]
     assert torch.equal(rows[1], two) and not rows[2, :, :4].any()
-    assert padded([torch.zeros(0, 5)] * 3).shape == (3, 1, 5)
+    assert pad_boxes([torch.zeros(0, 5)] * 3).shape == (3, 1, 5)
 
 
 def test_one_crowded_picture_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(boxes, "MEMORY", 100)
-    assert padded([torch.zeros(1, 5)] * 5).shape == (5, 1, 5)
+    monkeypatch.setattr(boxes, "MAX_BYTES_IN_MEMORY", 100)
+    assert pad_boxes([torch.zeros(1, 5)] * 5).shape == (5, 1, 5)
     with pytest.raises(LissomError, match="one image has 2 boxes; with as many rows for each of 5"):
-        padded([torch.zeros(2, 5), *[torch.zeros(1, 5)] * 4])
+        pad_boxes([torch.zeros(2, 5), *[torch.zeros(1, 5)] * 4])

@@ -183,7 +183,7 @@ def test_classes_that_are_stated_are_found_by_name_or_by_id(tmp_path: Path) -> N
 def test_large_sets_are_read_as_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = three(tmp_path)
     whole = Data.of(name)
-    monkeypatch.setattr("lissom.data.reading.MEMORY", 100)
+    monkeypatch.setattr("lissom.data.reading.MAX_BYTES_IN_MEMORY", 100)
     lazy = Data.of(name)
     lazy.test.workers = 0  # type: ignore[attr-defined]
     (found,) = lazy.test.batches(9, torch.device("cpu"))

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from lissom import Data, LissomError, Task
 from lissom.data import reading as reading_module
 from lissom.data import split as split_module
-from lissom.data.augment import cutout, mirrored, mirrors, shifted, shifts
-from lissom.data.picture import decoded, picture_in
-from lissom.data.source import check_spec, resized
-from lissom.data.split import Files, Images, spread
-from lissom.data.statistics import statistics
-from lissom.data.validation import parted
+from lissom.data.augment import cutout, draw_mirrors, draw_shifts, mirror_images, shift_images
+from lissom.data.picture import picture_in, read_pixels
+from lissom.data.source import check_spec, resize_pixels
+from lissom.data.split import Files, Images, evenly_spaced
+from lissom.data.statistics import mean_and_std
+from lissom.data.validation import set_apart
 from lissom.language.preprocess import Preprocess
 from lissom.running.context import TaskContext
 
@@ -113,14 +113,14 @@ def test_data_that_do_not_exist_are_refused(name: str, said: str) -> None:
 
 def test_a_tenth_is_parted_off_for_validation() -> None:
     whole = Images(torch.arange(200, dtype=torch.uint8).view(200, 1, 1, 1), torch.arange(200))
-    train, valid = parted(whole)
+    train, valid = set_apart(whole)
     assert len(train) == 180 and len(valid) == 20
     assert sorted([*train.labels.tolist(), *valid.labels.tolist()]) == list(range(200))
     assert train.labels.tolist() == sorted(train.labels.tolist()) and valid.labels.tolist() != list(
         range(20)
     )
     assert isinstance(valid, Images) and valid.pixels.flatten().tolist() == valid.labels.tolist()
-    assert len(parted(whole, most=5)[1]) == 5
+    assert len(set_apart(whole, max_count=5)[1]) == 5
 
 
 # pixels to numbers
@@ -146,14 +146,14 @@ def test_normalised_takes_each_channel_by_its_own_mean_and_std() -> None:
 
 def test_mean_and_std_are_those_of_the_training_pixels() -> None:
     pixels = torch.randint(0, 256, (700, 3, 4, 5), dtype=torch.uint8, generator=seeded())
-    mean, std = statistics(Images(pixels, torch.zeros(700, dtype=torch.int64)))
+    mean, std = mean_and_std(Images(pixels, torch.zeros(700, dtype=torch.int64)))
     values = pixels.numpy() / 255
     np.testing.assert_allclose(mean, values.mean((0, 2, 3)), atol=2e-5)
     np.testing.assert_allclose(std, values.std((0, 2, 3)), atol=2e-5)
 
 
 def test_images_that_are_all_one_color_have_a_std_that_can_be_divided_by() -> None:
-    assert statistics(Images(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(3)))[1] == (
+    assert mean_and_std(Images(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(3)))[1] == (
         0.001,
     )
 
@@ -182,9 +182,9 @@ def test_calibration_images_are_training_images_drawn_by_seed(digits: Data) -> N
 
 def test_resizing_leaves_images_of_that_size_and_keeps_a_flat_one_flat() -> None:
     pixels = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8, generator=seeded())
-    assert resized(pixels, (8, 8)) is pixels
+    assert resize_pixels(pixels, (8, 8)) is pixels
     assert torch.equal(
-        resized(torch.full((1, 1, 8, 8), 77, dtype=torch.uint8), (5, 13)),
+        resize_pixels(torch.full((1, 1, 8, 8), 77, dtype=torch.uint8), (5, 13)),
         torch.full((1, 1, 5, 13), 77, dtype=torch.uint8),
     )
 
@@ -255,12 +255,12 @@ def test_gray_is_the_luminance_of_each_pixel(tmp_path: Path) -> None:
 def test_an_image_is_decoded_to_channels_height_width(tmp_path: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (5, 9, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    assert np.array_equal(decoded(tmp_path / "a.png", 3, None), pixels.transpose(2, 0, 1))
-    assert decoded(tmp_path / "a.png", 3, Preprocess.of("resize(7, 4)")).shape == (
+    assert np.array_equal(read_pixels(tmp_path / "a.png", 3, None), pixels.transpose(2, 0, 1))
+    assert read_pixels(tmp_path / "a.png", 3, Preprocess.of("resize(7, 4)")).shape == (
         3,
         7,
         4,
-    ) and decoded(tmp_path / "a.png", 1, None).shape == (1, 5, 9)
+    ) and read_pixels(tmp_path / "a.png", 1, None).shape == (1, 5, 9)
 
 
 def test_an_image_of_sixteen_bits_keeps_its_range(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_an_image_of_sixteen_bits_keeps_its_range(tmp_path: Path) -> None:
         tmp_path / "a.png"
     )
     for channels in (1, 3):
-        pixels = decoded(tmp_path / "a.png", channels, None)
+        pixels = read_pixels(tmp_path / "a.png", channels, None)
         assert np.abs(pixels - np.linspace(0, 255, 48).reshape(1, 6, 8)).max() <= 1
 
 
@@ -276,7 +276,7 @@ def test_an_image_of_a_palette_is_read_without_a_warning(tmp_path: Path) -> None
     palette = Image.new("P", (8, 6), 1)
     palette.putpalette([0, 0, 0, 200, 10, 60])
     palette.save(tmp_path / "a.png", transparency=b"\x10\xff")
-    assert decoded(tmp_path / "a.png", 3, None)[:, 0, 0].tolist() == [200, 10, 60]
+    assert read_pixels(tmp_path / "a.png", 3, None)[:, 0, 0].tolist() == [200, 10, 60]
 
 
 def cut_short(path: Path) -> None:
@@ -343,7 +343,7 @@ def test_what_is_wrong_with_a_folder_is_said(
 def test_bad_files_are_left_out_and_counted_when_asked(
     tmp_path: Path, memory: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading_module, "MEMORY", memory)
+    monkeypatch.setattr(reading_module, "MAX_BYTES_IN_MEMORY", memory)
     monkeypatch.setattr(Files, "workers", 0)
     folder(tmp_path, {"train": 5, "test": 3})
     clean = Data.of(f"folder:{tmp_path}")
@@ -368,7 +368,7 @@ def test_files_read_batch_by_batch_give_the_pixels_that_memory_holds(
 ) -> None:
     folder(tmp_path, {"train": 6, "test": 3})
     whole = Data.of(f"folder:{tmp_path}", size=(5, 7))
-    monkeypatch.setattr(reading_module, "MEMORY", 100)
+    monkeypatch.setattr(reading_module, "MAX_BYTES_IN_MEMORY", 100)
     monkeypatch.setattr(Files, "workers", 0)
     lazy = Data.of(f"folder:{tmp_path}", size=(5, 7))
     assert isinstance(lazy.test, Files) and isinstance(whole.test, Images)
@@ -410,11 +410,11 @@ def images() -> torch.Tensor:
 
 
 def crop(pixels: torch.Tensor, pad: int, draw: torch.Generator) -> torch.Tensor:
-    return shifted(pixels, *shifts(len(pixels), pad, draw))
+    return shift_images(pixels, *draw_shifts(len(pixels), pad, draw))
 
 
 def flip(pixels: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
-    return mirrored(pixels, mirrors(len(pixels), draw))
+    return mirror_images(pixels, draw_mirrors(len(pixels), draw))
 
 
 def test_crop_shifts_each_image_by_at_most_the_padding_and_fills_with_zero(
@@ -503,7 +503,7 @@ def test_no_padding_and_no_side_change_nothing(images: torch.Tensor) -> None:
 @pytest.mark.parametrize("most", [0, 1, 10, 37, 100, 1000])
 def test_a_part_of_a_split_is_of_all_classes_though_they_lie_in_order(most: int) -> None:
     labels = torch.arange(10).repeat_interleave(10)
-    part = spread(Images(torch.zeros(100, 1, 2, 2, dtype=torch.uint8), labels), most)
+    part = evenly_spaced(Images(torch.zeros(100, 1, 2, 2, dtype=torch.uint8), labels), most)
     assert len(part) == min(most, 100) and bool((part.labels.diff() >= 0).all())
     counts = part.labels.bincount(minlength=10)
     assert int(counts.max() - counts.min()) <= 1
@@ -626,11 +626,13 @@ def test_files_are_decoded_smaller_only_if_the_text_says_so(tmp_path: Path) -> N
     assert picture_in(jpeg, 3, full).size == (512, 384)
     assert picture_in(jpeg, 3, draft).size == (128, 96)  # a quarter, twice as large as wanted
     assert picture_in(tmp_path / "a.png", 3, draft).size == (512, 384)
-    apart = decoded(jpeg, 3, draft).astype(int) - decoded(jpeg, 3, full)
+    apart = read_pixels(jpeg, 3, draft).astype(int) - read_pixels(jpeg, 3, full)
     assert 0 < np.abs(apart).mean() < 2
     # where there is less than twice the size, all of it is decoded
     near = Preprocess.of("resize(200, draft=True)")
-    assert np.array_equal(decoded(jpeg, 3, near), decoded(jpeg, 3, Preprocess.of("resize(200)")))
+    assert np.array_equal(
+        read_pixels(jpeg, 3, near), read_pixels(jpeg, 3, Preprocess.of("resize(200)"))
+    )
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "P", "RGBA", "LA", "1"])
@@ -685,7 +687,7 @@ def test_an_image_of_thirty_two_bits_is_refused(mode: str, tmp_path: Path) -> No
     )
     for channels in (1, 3):
         with pytest.raises(LissomError, match=rf"a\.tif: .*mode {mode}\).*scale .* 8 bits"):
-            decoded(tmp_path / "a.tif", channels, None)
+            read_pixels(tmp_path / "a.tif", channels, None)
     pictures = [(Image.fromarray(values), k % 2) for k in range(20)]
     with pytest.raises(LissomError, match=r"data own: .*mode F\).*scale .* 8 bits"):
         Data.of_dataset(pictures)
@@ -695,7 +697,7 @@ def test_an_image_of_thirty_two_bits_is_refused(mode: str, tmp_path: Path) -> No
 def test_sixteen_bits_of_gray_become_eight(ending: str, tmp_path: Path) -> None:
     values = np.array([[0, 255, 256], [32768, 40000, 65535]], np.uint16)
     Image.fromarray(values).save(tmp_path / f"a.{ending}")
-    assert np.array_equal(decoded(tmp_path / f"a.{ending}", 1, None)[0], values >> 8)
+    assert np.array_equal(read_pixels(tmp_path / f"a.{ending}", 1, None)[0], values >> 8)
 
 
 @pytest.mark.parametrize(("name", "size"), [("cifar10", (16, 16)), ("digits", (5, 12))])

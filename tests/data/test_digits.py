@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from lissom.data import digits
-from lissom.data.digits import read_digits, stratified
+from lissom.data.digits import read_digits, stratified_split
 
 
 def test_the_images_are_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,7 +39,7 @@ def test_the_split_is_scikit_learns(counts: list[int], share: float, seed: int) 
         )
     except ValueError:  # fewer images than classes in one part
         return
-    for ours, theirs in zip(stratified(labels, share, seed), wanted, strict=True):
+    for ours, theirs in zip(stratified_split(labels, share, seed), wanted, strict=True):
         np.testing.assert_array_equal(ours, np.sort(theirs))
 
 

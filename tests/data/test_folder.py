@@ -219,7 +219,7 @@ def test_data_in_memory_are_seen_as_stated(monkeypatch: pytest.MonkeyPatch) -> N
     text = "resize(12) | pad(2) | scale(255)"
     data = Data.of("digits", preprocess=text)
     assert data.shape == (1, 16, 16) and not data.train.pixels[:, :, :2].any()  # type: ignore[attr-defined]
-    monkeypatch.setattr("lissom.data.split.MEMORY", 1000)
+    monkeypatch.setattr("lissom.data.split.MAX_BYTES_IN_MEMORY", 1000)
     lazy = Data.of("digits", preprocess=text)
     assert not hasattr(lazy.train, "pixels") and lazy.fingerprint == data.fingerprint
     order = torch.tensor([5, 3, 100])
@@ -233,7 +233,7 @@ def test_large_folders_are_seen_as_stated(tmp_path: Path, monkeypatch: pytest.Mo
     pictures(tmp_path, {"train": 10, "test": 5})
     text = "resize(4) | center_crop(4)"
     whole = Data.of(f"folder:{tmp_path}", preprocess=text)
-    monkeypatch.setattr("lissom.data.reading.MEMORY", 100)
+    monkeypatch.setattr("lissom.data.reading.MAX_BYTES_IN_MEMORY", 100)
     lazy = Data.of(f"folder:{tmp_path}", preprocess=text)
     assert isinstance(lazy.test, Files) and lazy.fingerprint == whole.fingerprint
     lazy.test.workers = 0

@@ -97,7 +97,7 @@ def test_labels_move_along_with_their_images() -> None:
 def test_large_sets_are_read_as_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scenes(tmp_path, {"train": 2, "test": 3})
     whole = Data.of(f"masks:{tmp_path}")
-    monkeypatch.setattr("lissom.data.reading.MEMORY", 100)
+    monkeypatch.setattr("lissom.data.reading.MAX_BYTES_IN_MEMORY", 100)
     lazy = Data.of(f"masks:{tmp_path}")
     lazy.test.workers = 0  # type: ignore[attr-defined]
     (found,) = lazy.test.batches(9, torch.device("cpu"))

@@ -179,7 +179,7 @@ def test_numbers_are_not_preprocessed() -> None:
 
 
 def test_a_stream_that_is_too_large_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lissom.data.own.MEMORY", 1000)
+    monkeypatch.setattr("lissom.data.own.MAX_BYTES_IN_MEMORY", 1000)
     with pytest.raises(LissomError, match="a stream is held in memory, and this one is larger"):
         Data.of_dataset(Stream())
 

@@ -100,7 +100,7 @@ def test_large_sets_are_read_where_they_lie(
 ) -> None:
     name = three(tmp_path)
     whole = Data.of(name)
-    monkeypatch.setattr("lissom.data.reading.MEMORY", 100)
+    monkeypatch.setattr("lissom.data.reading.MAX_BYTES_IN_MEMORY", 100)
     lazy = Data.of(name)
     lazy.test.workers = 1  # type: ignore[attr-defined]
     found = list(lazy.test.batches(4, torch.device("cpu"), torch.tensor([5, 0, 3, 2, 1])))

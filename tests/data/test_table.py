@@ -99,7 +99,7 @@ def test_files_that_cannot_be_read_are_left_out_where_that_is_said(tmp_path: Pat
 def test_large_tables_are_read_as_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = table(tmp_path, "path,x", [f"in/{k}.png,{k % 2}" for k in range(20)])
     whole = Data.of(name)
-    monkeypatch.setattr("lissom.data.reading.MEMORY", 100)
+    monkeypatch.setattr("lissom.data.reading.MAX_BYTES_IN_MEMORY", 100)
     lazy = Data.of(name)
     lazy.test.workers = 0  # type: ignore[attr-defined]
     (found,) = lazy.test.batches(9, torch.device("cpu"))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import box_iou, generalized_box_iou
 
-from lissom.detection.assign import MOST_PLACES, assignment
+from lissom.detection.assign import MAX_PLACES_PER_BOX, assignment
 
 
 def boxes_of(rng: torch.Generator, count: int, size: float = 30) -> Tensor:
@@ -52,7 +52,7 @@ def plain(boxes: Tensor, scores: Tensor, targets: Tensor) -> dict[int, int]:
             overlap = float(overlaps[row, place])
             if x1 < (a1 + a2) / 2 < x2 and y1 < (b1 + b2) / 2 < y2 and overlap > 0:
                 candidates.append((float(scores[place, int(label)]) * overlap**6, place))
-        for _, place in sorted(candidates, reverse=True)[:MOST_PLACES]:
+        for _, place in sorted(candidates, reverse=True)[:MAX_PLACES_PER_BOX]:
             claims.setdefault(place, []).append((float(overlaps[row, place]), row))
     learned = {place: max(wanted)[1] for place, wanted in claims.items()}
     nearness = compared(generalized_box_iou, boxes, targets)

@@ -12,11 +12,11 @@ from lissom.detection.boxes import (
     Detections,
     as_targets,
     class_scores,
-    decoded,
+    confident_detections,
+    count_shared_boxes,
     giou,
     iou,
-    shared_boxes,
-    sure,
+    select_detections,
 )
 
 
@@ -44,7 +44,7 @@ def test_boxes_without_area_overlap_with_nothing() -> None:
 def plainly_decoded(
     boxes: Tensor, scores: Tensor, threshold: float, most_iou: float, most: int
 ) -> list[tuple[list[float], float, int]]:
-    """Find in loops what `decoded` finds."""
+    """Find in loops what `select_detections` finds."""
     pairs = [
         (float(scores[place, label]), place, label)
         for place in range(len(boxes))
@@ -75,7 +75,7 @@ def test_what_is_decoded_is_what_a_plain_loop_finds(
     places = boxes(seed, count)
     if of_each_class:
         places = torch.stack([places.roll(k, 0) for k in range(classes)], 1)
-    found = decoded(places, scores, 0.4, 0.5, most)
+    found = select_detections(places, scores, 0.4, 0.5, most)
     wanted = plainly_decoded(places, scores, 0.4, 0.5, most)
     assert [
         (box.tolist(), float(score), int(label)) for box, score, label in zip(*found, strict=True)
@@ -88,14 +88,17 @@ def test_what_is_not_finite_is_not_found() -> None:
     scores = torch.tensor([[0.9], [0.8], [float("nan")], [0.7]])
     places[0, 2] = float("nan")
     places[1, 3] = float("inf")
-    found = decoded(places, scores, 0.05, 0.5, 100)
+    found = select_detections(places, scores, 0.05, 0.5, 100)
     assert torch.equal(found[0], places[3:])
 
 
 def test_boxes_of_other_classes_outside_of_the_picture_suppress_none() -> None:
     # shifted apart by the largest coordinate and 1, as batched_nms does it, they would be the same
     places = torch.tensor([[40.0, 40, 60, 60], [-21, -21, -1, -1]])
-    assert len(decoded(places, torch.tensor([[0.9, 0.0], [0.0, 0.8]]), 0.05, 0.5, 100)[0]) == 2
+    assert (
+        len(select_detections(places, torch.tensor([[0.9, 0.0], [0.0, 0.8]]), 0.05, 0.5, 100)[0])
+        == 2
+    )
 
 
 def test_scores_are_those_of_a_sigmoid_or_of_a_softmax_without_the_background() -> None:
@@ -111,15 +114,15 @@ def found(rows: list[tuple[float, float, float, float, int]]) -> Detections:
 
 def test_shared_boxes_are_matched_one_to_one_the_best_first() -> None:
     one = found([(0, 0, 10, 10, 0), (0, 0, 10, 8, 0), (50, 50, 60, 60, 1)])
-    assert shared_boxes(one, one) == 3
+    assert count_shared_boxes(one, one) == 3
     # both overlap with the one box; only one of them has it
-    assert shared_boxes(one, found([(0, 0, 10, 9, 0)])) == 1
-    assert shared_boxes(one, found([(50, 50, 60, 60, 0)])) == 0, "another class"
-    assert shared_boxes(one, found([(50, 50, 60, 54, 1)])) == 0, "IoU 0.4"
+    assert count_shared_boxes(one, found([(0, 0, 10, 9, 0)])) == 1
+    assert count_shared_boxes(one, found([(50, 50, 60, 60, 0)])) == 0, "another class"
+    assert count_shared_boxes(one, found([(50, 50, 60, 54, 1)])) == 0, "IoU 0.4"
     # 1-1 is the best pair, IoU 0.95; then 2-2 with 0.2 is none, though 1-2 and 2-1 would be two
     one = found([(0, 0, 10, 10, 0), (0, 4, 10, 10, 0)])
-    assert shared_boxes(one, found([(0, 0, 10, 9.5, 0), (0, 0, 10, 6, 0)])) == 1
-    assert shared_boxes(found([]), one) == shared_boxes(one, found([])) == 0
+    assert count_shared_boxes(one, found([(0, 0, 10, 9.5, 0), (0, 0, 10, 6, 0)])) == 1
+    assert count_shared_boxes(found([]), one) == count_shared_boxes(one, found([])) == 0
 
 
 @given(st.integers(0, 1000), st.integers(0, 12), st.integers(0, 12))
@@ -127,7 +130,11 @@ def test_shared_boxes_are_matched_one_to_one_the_best_first() -> None:
 def test_the_order_of_two_sets_does_not_matter(seed: int, count: int, others: int) -> None:
     one = (boxes(seed, count), torch.rand(count), torch.arange(count) % 2)
     other = (boxes(seed + 1, others), torch.rand(others), torch.arange(others) % 2)
-    assert shared_boxes(one, other, 0.1) == shared_boxes(other, one, 0.1) <= min(count, others)
+    assert (
+        count_shared_boxes(one, other, 0.1)
+        == count_shared_boxes(other, one, 0.1)
+        <= min(count, others)
+    )
 
 
 def test_detections_in_the_form_of_targets() -> None:
@@ -138,4 +145,4 @@ def test_detections_in_the_form_of_targets() -> None:
     assert as_targets([found([])]).tolist() == [[[0, 0, 0, 0, -1]]]
     more = as_targets([one], 7)
     assert more.shape == (1, 7, 5) and torch.equal(more[0, :2], targets[1])
-    assert len(sure(one, 0.5)[0]) == 1
+    assert len(confident_detections(one, 0.5)[0]) == 1

@@ -16,7 +16,13 @@ from torchvision.ops import box_iou
 
 from lissom.detection.assign import assignment
 from lissom.detection.average_precision import AveragePrecision
-from lissom.detection.boxes import Detections, as_targets, class_scores, decoded, shared_boxes
+from lissom.detection.boxes import (
+    Detections,
+    as_targets,
+    class_scores,
+    count_shared_boxes,
+    select_detections,
+)
 from lissom.detection.loss import detection_loss
 
 Scores = Literal["sigmoid", "softmax"]
@@ -191,9 +197,9 @@ def test_nothing_is_made_on_another_device_than_the_outputs(scores: Scores) -> N
     boxes, logits, targets = drawn(7, 2, 25, 4, scores)
     with torch.device("meta"):  # where every tensor goes that is told no device
         loss = detection_loss(boxes, logits, targets, scores)
-        found = decoded(boxes[0], class_scores(logits[0], scores), 0.05, 0.5, 100)
+        found = select_detections(boxes[0], class_scores(logits[0], scores), 0.05, 0.5, 100)
         assert as_targets([found]).device == boxes.device
-        assert shared_boxes(found, found) == len(found[0])
+        assert count_shared_boxes(found, found) == len(found[0])
     assert loss.device == boxes.device
     assert torch.equal(loss, detection_loss(boxes, logits, targets, scores))
 
@@ -271,7 +277,7 @@ def test_a_detector_learns_from_scratch(scores: Scores) -> None:
 
     def decode(outputs: tuple[Tensor, Tensor]) -> list[Detections]:
         found = zip(outputs[0], class_scores(outputs[1], scores), strict=True)
-        return [decoded(boxes, values, 0.05, 0.5, 100) for boxes, values in found]
+        return [select_detections(boxes, values, 0.05, 0.5, 100) for boxes, values in found]
 
     tally = AveragePrecision(decode)
     images, targets = pictures(128, 1)

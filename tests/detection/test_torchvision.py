@@ -17,8 +17,8 @@ from torchvision.models import get_model_builder
 
 import lissom
 from lissom import LissomError, Task
-from lissom.detection.boxes import class_scores, decoded
-from lissom.detection.torchvision import by_distances, by_shift_and_scale, places_of
+from lissom.detection.boxes import class_scores, select_detections
+from lissom.detection.torchvision import decode_distances, decode_shift_and_scale, without_selection
 from lissom.kinds.detect import Detect
 from lissom.learning.examine import examine
 from lissom.running.plan import one_target
@@ -91,7 +91,7 @@ def test_places_are_those_that_torchvision_picks_from(name: str) -> None:
         (wanted,) = net(list(x))
         known = wanted["labels"] > 0  # 0 is the background, of which sigmoids have a score, too
         wanted = {name: values[known] for name, values in wanted.items()}
-        boxes, logits = places_of(net).eval()(x)
+        boxes, logits = without_selection(net).eval()(x)
     scores = logits[0].sigmoid()
     if SCORED[type(net).__name__] == "softmax":
         scores = logits[0].softmax(-1)[:, 1:]
@@ -119,7 +119,7 @@ def two_stages(name: str) -> Any:
 @pytest.mark.parametrize("name", TWO_STAGES)
 def test_two_stages_detect_what_torchvision_does(name: str) -> None:
     net = two_stages(name)
-    places = places_of(net).eval()
+    places = without_selection(net).eval()
     assert places.state_dict().keys() == net.state_dict().keys(), "its weights fit"
     x = torch.rand(2, 3, SIZE, SIZE)
     heads = net.roi_heads
@@ -132,7 +132,7 @@ def test_two_stages_detect_what_torchvision_does(name: str) -> None:
     assert found["boxes"].shape[2:] == (3, 4)
     for k, own in enumerate(wanted):
         scores = class_scores(found["logits"][k], "softmax")
-        boxes, values, labels = decoded(
+        boxes, values, labels = select_detections(
             found["boxes"][k], scores, heads.score_thresh, heads.nms_thresh, 1000
         )
         assert len(boxes) == len(own["boxes"]) > 50
@@ -147,7 +147,7 @@ def test_places_without_a_proposal_are_background() -> None:
     net = two_stages(TWO_STAGES[0])
     net.rpn.score_thresh = 0.5
     net.rpn._post_nms_top_n["testing"] = 300
-    found = places_of(net).eval()(torch.rand(2, 3, SIZE, SIZE))
+    found = without_selection(net).eval()(torch.rand(2, 3, SIZE, SIZE))
     empty = found["row_ids"] < 0
     assert 0 < int(empty[0].sum()) < empty.shape[1]
     assert (class_scores(found["logits"][empty], "softmax") < 1e-3).all()
@@ -156,7 +156,7 @@ def test_places_without_a_proposal_are_background() -> None:
 
 
 def test_the_loss_teaches_all_but_which_proposals_are_picked() -> None:
-    net = places_of(two_stages(TWO_STAGES[0])).train()
+    net = without_selection(two_stages(TWO_STAGES[0])).train()
     targets = torch.tensor([[[20.0, 20, 90, 90, 1], [5, 50, 60, 120, 0]]]).repeat(2, 1, 1)
     Detect(scores="softmax").loss(net(torch.rand(2, 3, SIZE, SIZE)), targets).backward()
     untaught = {name for name, weight in net.named_parameters() if weight.grad is None}
@@ -171,7 +171,7 @@ def test_pixels_are_no_features_that_quantization_sees() -> None:
             called.add(func.__name__)
             return func(*args, **(kwargs or {}))
 
-    net = places_of(two_stages(TWO_STAGES[0])).eval()
+    net = without_selection(two_stages(TWO_STAGES[0])).eval()
     with torch.no_grad(), Calls():
         net(torch.rand(2, 3, SIZE, SIZE))
     assert "linear" in called, "layers are seen"
@@ -179,7 +179,7 @@ def test_pixels_are_no_features_that_quantization_sees() -> None:
 
 
 def test_the_file_of_two_stages_predicts_what_the_network_does(tmp_path: Path) -> None:
-    net = places_of(two_stages(TWO_STAGES[0])).eval()
+    net = without_selection(two_stages(TWO_STAGES[0])).eval()
     x = torch.rand(2, 3, 96, 96)
     path = lissom.export(net, "onnxruntime", tmp_path / "m.onnx", (3, 96, 96), x)
     with torch.no_grad():
@@ -203,13 +203,13 @@ def test_codes_are_decoded_as_torchvision_does() -> None:
     codes = torch.randn(50, 4) * 3
     weights = (10.0, 10.0, 5.0, 5.0)
     wanted = BoxCoder(weights).decode_single(codes, anchors)
-    torch.testing.assert_close(by_shift_and_scale(codes[None], anchors, weights)[0], wanted)
+    torch.testing.assert_close(decode_shift_and_scale(codes[None], anchors, weights)[0], wanted)
     wanted = BoxLinearCoder(normalize_by_size=True).decode(codes, anchors)
-    torch.testing.assert_close(by_distances(codes[None], anchors)[0], wanted)
+    torch.testing.assert_close(decode_distances(codes[None], anchors)[0], wanted)
 
 
 def test_the_file_of_a_detector_predicts_what_the_network_does(tmp_path: Path) -> None:
-    net = places_of(network(NAMES[0])).eval()
+    net = without_selection(network(NAMES[0])).eval()
     x = torch.rand(2, 3, SIZE, SIZE)
     path = lissom.export(net, "onnxruntime", tmp_path / "m.onnx", (3, SIZE, SIZE), x)
     with torch.no_grad():
@@ -241,7 +241,7 @@ def test_a_detector_is_built_by_name_for_the_classes_of_the_data_and_downloads_n
 
 def test_other_networks_are_refused() -> None:
     with pytest.raises(LissomError, match=r"SSD, RetinaNet, FCOS or FasterRCNN .*, got Conv2d"):
-        places_of(nn.Conv2d(3, 4, 1))
+        without_selection(nn.Conv2d(3, 4, 1))
     for name, kind in (
         ("maskrcnn_resnet50_fpn", "MaskRCNN"),
         ("keypointrcnn_resnet50_fpn", "KeypointRCNN"),
@@ -250,4 +250,4 @@ def test_other_networks_are_refused() -> None:
         with torch.device("meta"):
             net = builder(weights=None, weights_backbone=None)
         with pytest.raises(LissomError, match=f"got {kind}"):
-            places_of(net)
+            without_selection(net)

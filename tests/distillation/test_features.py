@@ -18,15 +18,15 @@ from torchvision.models import DenseNet, mobilenet_v2, resnet18, shufflenet_v2_x
 import lissom
 from lissom import LissomError
 from lissom.distillation.features import (
-    akin,
-    listed,
-    matching,
-    outputs,
-    pairs,
-    places,
+    channel_matcher,
+    compared_places,
+    module_outputs,
+    output_pairs,
+    outputs_text,
+    record_features,
+    same_architecture,
     stage_ends,
     unwrapped,
-    watched,
 )
 from lissom.models import factory
 from lissom.store.snapshot import restore, save
@@ -109,8 +109,8 @@ def deafened(model: nn.Module, cut: Cut) -> nn.Module:
 
 
 def features(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
-    made = outputs(model, IMAGES)
-    with torch.no_grad(), watched(model, [made[name] for name in names]) as seen:
+    made = module_outputs(model, IMAGES)
+    with torch.no_grad(), record_features(model, [made[name] for name in names]) as seen:
         model.eval()(IMAGES)
     return seen
 
@@ -121,9 +121,9 @@ def test_the_channels_that_a_cut_network_kept_are_found_in_the_whole_one(name: s
     student, cut = copy.deepcopy(teacher), cut_of(teacher, 0)
     slice_channels(student, cut)
     whole, made, match = (
-        outputs(teacher, IMAGES),
-        outputs(student, IMAGES),
-        matching(student, teacher, IMAGES),
+        module_outputs(teacher, IMAGES),
+        module_outputs(student, IMAGES),
+        channel_matcher(student, teacher, IMAGES),
     )
     found = {n: match(made[n], whole[n]) for n in made if made[n].calls == 1}
     assert None not in [found[end.name] for end in stage_ends(made)]
@@ -150,9 +150,9 @@ def test_what_was_cut_twice_quantized_and_stored_is_found_too(tmp_path: Path) ->
     save(twice, tmp_path)
     student = restore(NETWORKS["resnet8"](), tmp_path)
     for network in (student, lissom.apply("quantize(8)", student, IMAGES)):
-        found = places(network, teacher, IMAGES, None, "here")
+        found = compared_places(network, teacher, IMAGES, None, "here")
         assert [place.how for place in found] == ["kept channels"] * 3
-        between = places(twice, once, IMAGES, None, "here")
+        between = compared_places(twice, once, IMAGES, None, "here")
         names = [place.student.name for place in found]
         ours, middle, theirs = (
             features(network, names),
@@ -162,7 +162,7 @@ def test_what_was_cut_twice_quantized_and_stored_is_found_too(tmp_path: Path) ->
         for place, near in zip(found, between, strict=True):
             n, size = place.student.name, float(middle[place.student.name].abs().max())
             assert (ours[n] - middle[n][:, near.channels]).abs().mean() < 0.05 * size
-            once_there = places(once, teacher, IMAGES, n, "here")[0].channels
+            once_there = compared_places(once, teacher, IMAGES, n, "here")[0].channels
             assert torch.equal(place.channels, once_there[near.channels])
             torch.testing.assert_close(
                 features(once, [n])[n], theirs[n][:, once_there], rtol=1e-3, atol=1e-3 * size
@@ -173,14 +173,14 @@ def test_what_was_cut_twice_quantized_and_stored_is_found_too(tmp_path: Path) ->
 def test_a_network_that_lost_nothing_is_compared_as_it_is() -> None:
     teacher = factory("resnet8")(10).eval()
     student = lissom.apply("fold", teacher, IMAGES)
-    found = places(student, teacher, IMAGES, None, "here")
+    found = compared_places(student, teacher, IMAGES, None, "here")
     assert [(p.student.name, p.how) for p in found] == [
         ("blocks.0", "same"),
         ("blocks.1", "same"),
         ("blocks", "same"),
     ]
     assert (
-        places(teacher, teacher, IMAGES, "blocks.0.conv1=blocks.0.conv2", "here")[0].how
+        compared_places(teacher, teacher, IMAGES, "blocks.0.conv1=blocks.0.conv2", "here")[0].how
         == "adapter"
     )
 
@@ -194,20 +194,23 @@ def test_a_network_that_lost_nothing_is_compared_as_it_is() -> None:
     ],
 )
 def test_another_architecture_is_not_akin(other: Any) -> None:
-    assert not akin(factory("resnet8")(10), other())
+    assert not same_architecture(factory("resnet8")(10), other())
 
 
 def test_a_narrower_network_that_was_not_cut_is_not_akin() -> None:
     def net(width: int) -> nn.Module:
         return nn.Sequential(conv(3, width), nn.ReLU(), head(width))
 
-    assert akin(net(8), net(8)) and not akin(net(4), net(8))
+    assert same_architecture(net(8), net(8)) and not same_architecture(net(4), net(8))
     cut = net(8)
     slice_channels(cut, cut_of(cut, 0))
     assert (
-        akin(cut, net(8)) and akin(net(8), cut) and not akin(cut, net(4)) and not akin(net(4), cut)
+        same_architecture(cut, net(8))
+        and same_architecture(net(8), cut)
+        and not same_architecture(cut, net(4))
+        and not same_architecture(net(4), cut)
     )
-    (place,) = places(net(4), net(8), IMAGES, "1", "here")
+    (place,) = compared_places(net(4), net(8), IMAGES, "1", "here")
     assert place.how == "adapter" and place.channels is None
 
 
@@ -218,9 +221,9 @@ def test_channels_that_one_network_alone_has_need_an_adapter() -> None:
     for network, order in ((low, torch.arange(9.0)), (high, -torch.arange(9.0))):
         group = next(g for g in cuttable(network, IMAGES) if g.name == "0")
         slice_channels(network, [(group, lowest(order, 3, group.blocks))])
-    assert places(high, low, IMAGES, "1", "here")[0].how == "adapter"
-    assert places(high, whole, IMAGES, "1", "here")[0].how == "kept channels"
-    assert places(whole, whole, IMAGES, "1", "here")[0].how == "same"
+    assert compared_places(high, low, IMAGES, "1", "here")[0].how == "adapter"
+    assert compared_places(high, whole, IMAGES, "1", "here")[0].how == "kept channels"
+    assert compared_places(whole, whole, IMAGES, "1", "here")[0].how == "same"
 
 
 def test_features_that_cannot_be_followed_and_lost_nothing_go_channel_by_channel() -> None:
@@ -234,7 +237,7 @@ def test_features_that_cannot_be_followed_and_lost_nothing_go_channel_by_channel
     cut = copy.deepcopy(net)
     slice_channels(cut, cut_of(net, 0))
     assert len(cut.one.weight) == 6 and len(cut.two.weight) == 6
-    assert [p.how for p in places(cut, net, IMAGES, "seen,two", "here")] == [
+    assert [p.how for p in compared_places(cut, net, IMAGES, "seen,two", "here")] == [
         "same",
         "kept channels",
     ]
@@ -247,7 +250,9 @@ def test_networks_that_lost_nothing_need_not_be_followed() -> None:
         seen=nn.Identity(),
         head=head(2),
     )
-    assert [p.how for p in places(copy.deepcopy(net), net, IMAGES, "seen", "here")] == ["same"]
+    assert [p.how for p in compared_places(copy.deepcopy(net), net, IMAGES, "seen", "here")] == [
+        "same"
+    ]
 
 
 def test_a_channel_that_is_there_twice_is_found_twice_and_is_not_one_that_is_there_once() -> None:
@@ -259,16 +264,21 @@ def test_a_channel_that_is_there_twice_is_found_twice_and_is_not_one_that_is_the
     )
     cut, (group,) = copy.deepcopy(net), cuttable(net, IMAGES)
     slice_channels(cut, [(group, torch.tensor([True, False, False, True, False, False]))])
-    (place,) = places(cut, net, IMAGES, "seen", "here")
+    (place,) = compared_places(cut, net, IMAGES, "seen", "here")
     assert place.channels is not None and place.channels.tolist() == [1, 2, 4, 5, 7, 8, 10, 11]
-    assert [p.how for p in places(cut, net, IMAGES, "one=seen,seen=one", "here")] == ["adapter"] * 2
+    assert [p.how for p in compared_places(cut, net, IMAGES, "one=seen,seen=one", "here")] == [
+        "adapter"
+    ] * 2
 
 
 # places
 
 
 def test_the_last_module_of_each_size_ends_a_stage() -> None:
-    names = {k: listed(stage_ends(outputs(NETWORKS[k](), IMAGES))) for k in ("resnet8", "resnet18")}
+    names = {
+        k: outputs_text(stage_ends(module_outputs(NETWORKS[k](), IMAGES)))
+        for k in ("resnet8", "resnet18")
+    }
     assert names == {
         "resnet8": "blocks.0 (32x32), blocks.1 (16x16), blocks (8x8)",
         "resnet18": "relu (16x16), layer1 (8x8), layer2 (4x4), layer3 (2x2)",
@@ -284,39 +294,39 @@ def test_modules_are_listed_as_they_finish_and_one_that_runs_twice_ends_no_stage
         two=conv(4, 4),
         head=head(4),
     )
-    made = outputs(net.train(), IMAGES)
+    made = module_outputs(net.train(), IMAGES)
     assert list(made) == ["one", "two", "relu", "head.0"] and net.training
     assert made["relu"].calls == 2 and made["relu"].shape == (4, 16, 16)
-    assert listed(stage_ends(made)) == "one (32x32), two (16x16)"
+    assert outputs_text(stage_ends(made)) == "one (32x32), two (16x16)"
     assert not net._forward_hooks and not relu._forward_hooks
 
 
 def test_features_are_those_of_before_they_were_changed_in_place() -> None:
     net = nn.Sequential(conv(3, 4), nn.ReLU(inplace=True), conv(4, 4), nn.ReLU()).eval()
-    made = outputs(net, IMAGES)
+    made = module_outputs(net, IMAGES)
     assert [made[k].changed for k in "0123"] == [True, False, False, False]
     with torch.inference_mode():
         wanted = net[0](IMAGES)
-        with watched(net, made.values()) as seen:
+        with record_features(net, made.values()) as seen:
             net(IMAGES)
     assert torch.equal(seen["0"], wanted) and torch.equal(seen["1"], wanted.relu())
 
 
 def test_hooks_are_gone_after_an_error() -> None:
     net = nn.Sequential(conv(3, 4), conv(5, 4))
-    made = outputs(nn.Sequential(conv(3, 4), conv(4, 4)), IMAGES)
-    with pytest.raises(RuntimeError), watched(net, made.values()):
+    made = module_outputs(nn.Sequential(conv(3, 4), conv(4, 4)), IMAGES)
+    with pytest.raises(RuntimeError), record_features(net, made.values()):
         net(IMAGES)
     with pytest.raises(RuntimeError):
-        outputs(net, IMAGES)
+        module_outputs(net, IMAGES)
     assert not any(m._forward_hooks for m in net.modules())
 
 
 def named(
     at: str | None, student: str = "resnet8", teacher: str = "resnet14"
 ) -> list[tuple[str, str]]:
-    made = [outputs(factory(name)(10), IMAGES) for name in (student, teacher)]
-    return [(one.name, two.name) for one, two in pairs(at, *made, "here")]
+    made = [module_outputs(factory(name)(10), IMAGES) for name in (student, teacher)]
+    return [(one.name, two.name) for one, two in output_pairs(at, *made, "here")]
 
 
 @pytest.mark.parametrize(
@@ -382,21 +392,21 @@ def test_a_place_that_is_none_is_refused(at: str, said: str) -> None:
 def test_networks_without_a_size_in_common_are_refused() -> None:
     one = nn.Sequential(conv(3, 4), head(4))
     two = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), head(4))
-    made = [outputs(net, IMAGES) for net in (one, two)]
+    made = [module_outputs(net, IMAGES) for net in (one, two)]
     with pytest.raises(
         LissomError,
         match=r"no features of one size .* end in 0 \(32x32\), the "
         r"teacher's in 0 \(16x16\)",
     ):
-        pairs(None, *made, "here")
+        output_pairs(None, *made, "here")
     with pytest.raises(
         LissomError, match=r"no features of one size .* the student's stages end in nothing"
     ):
-        pairs(None, outputs(nn.Flatten(), IMAGES), made[1], "here")
-    other = outputs(Net(lambda s, x: s.head(s.trunk(x)), trunk=two[0], head=head(4)), IMAGES)
+        output_pairs(None, module_outputs(nn.Flatten(), IMAGES), made[1], "here")
+    other = module_outputs(Net(lambda s, x: s.head(s.trunk(x)), trunk=two[0], head=head(4)), IMAGES)
     with pytest.raises(
         LissomError,
         match=r'no such module and no stage of 32x32; .* at="0=NAME" '
         r"names its counterpart",
     ):
-        pairs("0", made[0], other, "here")
+        output_pairs("0", made[0], other, "here")

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 import lissom
 from lissom import LissomError, Store
 from lissom.bench.inputs import images
-from lissom.bench.process import loaded
+from lissom.bench.process import file_process
 from lissom.cli.main import main
 from lissom.commands import export_with_extras
 from lissom.commands.accuracy import file_metrics
-from lissom.commands.export import Wanted, export_key
+from lissom.commands.export import ExportOptions, export_key
 from lissom.data.data import Data
 from lissom.exporting.detector_with_nms import DetectorWithNms
 from lissom.exporting.onnx.export import export_onnx
@@ -111,7 +111,7 @@ def test_files_pick_as_the_network_does(runtime: str, scores: Any, tmp_path: Pat
     export_onnx(
         DetectorWithNms(network, kind, 3 - (scores == "softmax")), path, tuple(x.shape[1:]), {}
     )
-    with loaded(runtime, path, images((1, *x.shape[1:]))) as process:
+    with file_process(runtime, path, images((1, *x.shape[1:]))) as process:
         for rows in (x[:1], x):
             outputs = [torch.from_numpy(array) for array in process.run([rows.numpy()])]
             assert outputs[2].dtype == torch.int64 and len(outputs[0]) == len(rows)
@@ -153,7 +153,7 @@ def test_a_file_with_what_picks_has_the_metrics_of_the_one_without(
     key, store = made["record"]["key"], made["store"]
     files = [tmp_path / "plain.onnx", tmp_path / "nms.onnx"]
     for file in files:
-        export_key(key, store, runtime, file, Wanted(nms=file.stem == "nms"))
+        export_key(key, store, runtime, file, ExportOptions(nms=file.stem == "nms"))
     plain, picked = (file_metrics(file, runtime, made["data"]) for file in files)
     assert plain["mAP50"] is not None and plain["mAP50"] > 0.5
     assert picked == pytest.approx(plain, abs=1e-3)
@@ -193,7 +193,7 @@ def test_a_file_that_picks_otherwise_is_not_written(
             return {**found, "boxes": found["boxes"] + 40}
 
     monkeypatch.setattr(export_with_extras, "DetectorWithNms", Fewer)
-    wanted = Wanted(nms=True, kind="detect(threshold=0.001)")
+    wanted = ExportOptions(nms=True, kind="detect(threshold=0.001)")
     with pytest.raises(
         ParityError,
         match=r"the file finds other boxes than are picked .*: \d of \d{3} are the same",
@@ -205,12 +205,20 @@ def test_a_file_that_picks_otherwise_is_not_written(
 @pytest.mark.parametrize(
     ("to", "wanted", "said"),
     [
-        ("torch", Wanted(nms=True), "torch has nothing that picks boxes; onnxruntime and openvino"),
-        ("onnxruntime", Wanted(nms=True, kind="classify"), "expected a network of kind detect"),
+        (
+            "torch",
+            ExportOptions(nms=True),
+            "torch has nothing that picks boxes; onnxruntime and openvino",
+        ),
+        (
+            "onnxruntime",
+            ExportOptions(nms=True, kind="classify"),
+            "expected a network of kind detect",
+        ),
     ],
 )
 def test_what_cannot_pick_says_so(
-    made: dict[str, Any], to: str, wanted: Wanted, said: str, tmp_path: Path
+    made: dict[str, Any], to: str, wanted: ExportOptions, said: str, tmp_path: Path
 ) -> None:
     with pytest.raises(LissomError, match=said):
         export_key(made["record"]["key"], made["store"], to, tmp_path / "m", wanted)

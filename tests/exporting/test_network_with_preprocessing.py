@@ -22,13 +22,13 @@ from lissom import LissomError, Store
 from lissom.cli.main import main
 from lissom.commands.accuracy import file_metrics
 from lissom.commands.bench import bench
-from lissom.commands.export import Wanted, export_key
-from lissom.commands.export_with_extras import placed_back, preprocess_inside
+from lissom.commands.export import ExportOptions, export_key
+from lissom.commands.export_with_extras import preprocess_inside, to_original_image
 from lissom.data.data import Data
 from lissom.exporting.network_with_preprocessing import NetworkWithPreprocessing
 from lissom.exporting.onnx.export import export_onnx
-from lissom.exporting.onnx.preprocessing_nodes import take_pictures
-from lissom.exporting.openvino_ir import packed
+from lissom.exporting.onnx.preprocessing_nodes import prepend_preprocessing
+from lissom.exporting.openvino_ir import convert_to_ir
 from lissom.language.parse_methods import method_of
 from lissom.language.preprocess import Preprocess
 from lissom.running.parity import ParityError
@@ -73,7 +73,7 @@ def file_of(text: str, height: int, width: int, path: Path) -> Path:
         [helper.make_tensor_value_info("outputs", 1, shape)],
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    take_pictures(proto, Preprocess.of(text))
+    prepend_preprocessing(proto, Preprocess.of(text))
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, str(path))
     return path
@@ -132,7 +132,7 @@ def test_openvino_sees_nearly_what_pillow_sees(text: str, tmp_path: Path) -> Non
     wanted = np.asarray(Preprocess.of(text).shown(picture), np.float32)
     wanted = wanted.reshape(*wanted.shape[:2], -1)
     path = file_of(text, *wanted.shape[:2], tmp_path / "model.onnx")
-    packed(path, tmp_path / "model.xml")
+    convert_to_ir(path, tmp_path / "model.xml")
     pixels = seen_by("openvino", tmp_path / "model.xml", picture)
     assert np.abs(pixels - wanted).max() <= 1
     assert np.abs(pixels - wanted).mean() <= 0.05
@@ -222,7 +222,7 @@ def test_such_a_file_is_timed_with_pictures_of_a_size(
     made: dict[str, Any], runtime: str, tmp_path: Path
 ) -> None:
     path = tmp_path / ("model.onnx" if runtime == "onnxruntime" else "model.xml")
-    export_key(made["key"], made["store"], runtime, path, Wanted(pictures=True))
+    export_key(made["key"], made["store"], runtime, path, ExportOptions(pictures=True))
     (row,) = bench([str(path)], made["store"], runtime, (3, 60, 80), [1], [1])
     assert row["latency_ms"]["median"] > 0
     with pytest.raises(LissomError, match="expected the file that was exported without --pictures"):
@@ -233,12 +233,16 @@ def test_a_file_that_sees_pictures_otherwise_is_not_written(
     made: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def other(proto: Any, _: Preprocess) -> None:
-        take_pictures(proto, Preprocess.of("resize(90) | center_crop(32)"))
+        prepend_preprocessing(proto, Preprocess.of("resize(90) | center_crop(32)"))
 
-    monkeypatch.setattr("lissom.exporting.onnx.preprocessing_nodes.take_pictures", other)
+    monkeypatch.setattr("lissom.exporting.onnx.preprocessing_nodes.prepend_preprocessing", other)
     with pytest.raises(ParityError, match=r"outputs differ by .* on images; nothing was written"):
         export_key(
-            made["key"], made["store"], "onnxruntime", tmp_path / "m.onnx", Wanted(pictures=True)
+            made["key"],
+            made["store"],
+            "onnxruntime",
+            tmp_path / "m.onnx",
+            ExportOptions(pictures=True),
         )
     assert not (tmp_path / "m.onnx").exists()
 
@@ -262,7 +266,7 @@ def test_boxes_are_those_of_the_picture(tmp_path: Path) -> None:
             [np.asarray(sight(height, width, 1))[None]]
         )
         picked = (one, torch.tensor([0.9]), torch.tensor([1]))
-        wanted, _, _ = placed_back(picked, preprocess, (width, height))
+        wanted, _, _ = to_original_image(picked, preprocess, (width, height))
         assert np.allclose(boxes[0, 0], wanted[0], atol=1e-3)
         assert boxes[0, 1].tolist() == [0, 0, 0, 0] and classes[0].tolist() == [1, -1]
         assert scores[0].tolist() == pytest.approx([0.9, 0])

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 ov = pytest.importorskip("openvino")
 
-from lissom.exporting.openvino_bits import binarised  # noqa: E402
-from lissom.exporting.openvino_ir import packed  # noqa: E402
+from lissom.exporting.openvino_bits import use_binary_convolutions  # noqa: E402
+from lissom.exporting.openvino_ir import convert_to_ir  # noqa: E402
 from lissom.targets.openvino import Openvino  # noqa: E402
 
 MOST = np.float32(np.finfo(np.float32).max)
@@ -184,7 +184,7 @@ def check_layer(
     y = graph.conv(
         graph.binary("images", low), inputs, outputs, kernel, stride, pad, dilation, bias="float"
     )
-    model, done, left = binarised(read(graph.proto(y)))
+    model, done, left = use_binary_convolutions(read(graph.proto(y)))
     assert (len(done), left) == (1, {})
     assert "Convolution" not in kinds(model) and "Select" not in kinds(model)
     x = images(inputs, size, seed=seed)
@@ -241,7 +241,7 @@ def test_padding_may_differ_between_the_sides(pads):
     y = graph.conv(graph.binary("images"), 16, 8, 5)
     del graph.nodes[-1].attribute[:]
     graph.nodes[-1].attribute.append(helper.make_attribute("pads", pads))
-    model, done, _ = binarised(read(graph.proto(y)))
+    model, done, _ = use_binary_convolutions(read(graph.proto(y)))
     top, left, bottom, right = pads
     assert done
     x = images(16, 8)
@@ -334,7 +334,7 @@ def test_a_batch_norm_becomes_the_threshold_with_every_sign_of_gamma(seed, low):
     y = identity(
         graph, graph.add("Mul", graph.normalised("images", norm), graph.keep(turn)), channels, low
     )
-    model, done, _ = binarised(read(graph.proto(y)))
+    model, done, _ = use_binary_convolutions(read(graph.proto(y)))
     assert done and not {"BatchNormInference", "GreaterEqual"} & set(kinds(model))
 
     with torch.no_grad():
@@ -369,7 +369,7 @@ def test_constants_per_channel_become_the_threshold(order):
             y = step(y, number)
         return y.numpy()
 
-    model, done, _ = binarised(read(graph.proto(identity(graph, y, channels, -1))))
+    model, done, _ = use_binary_convolutions(read(graph.proto(identity(graph, y, channels, -1))))
     assert done and set(kinds(model)) <= {
         "Parameter",
         "Constant",
@@ -395,7 +395,7 @@ def test_a_step_that_others_read_is_no_threshold():
     graph = Graph(8, 4)
     scaled = graph.add("Mul", "images", graph.keep(np.float32(-2)))
     y = graph.add("Add", scaled, identity(graph, scaled, 8, -1))
-    model, done, _ = binarised(read(graph.proto(y)))
+    model, done, _ = use_binary_convolutions(read(graph.proto(y)))
     assert done
     bits = next(op for op in model.get_ops() if op.get_type_name() == "FakeQuantize")
     assert bits.input_value(0).get_node().get_type_name() == "Multiply", (
@@ -410,7 +410,7 @@ def test_a_step_that_two_comparisons_read_is_the_threshold_of_both():
     graph = Graph(8, 4)
     scaled = graph.add("Mul", "images", graph.keep(np.float32(-2)))
     y = graph.add("Add", identity(graph, scaled, 8, -1), identity(graph, scaled, 8, -1))
-    model, done, _ = binarised(read(graph.proto(y)))
+    model, done, _ = use_binary_convolutions(read(graph.proto(y)))
     bits = [
         op.input_value(0).get_node().get_type_name()
         for op in model.get_ops()
@@ -424,7 +424,7 @@ def test_a_step_that_two_comparisons_read_is_the_threshold_of_both():
 def test_a_constant_that_differs_along_the_width_is_no_threshold():
     graph = Graph(8, 8)
     shifted = graph.add("Add", "images", graph.keep(np.linspace(-1, 1, 8, dtype=np.float32)))
-    model, done, _ = binarised(read(graph.proto(identity(graph, shifted, 8, -1))))
+    model, done, _ = use_binary_convolutions(read(graph.proto(identity(graph, shifted, 8, -1))))
     assert done
     x = images(8, 8)
     expected = F.conv2d(signs(x + np.linspace(-1, 1, 8, dtype=np.float32)), graph.last).numpy()
@@ -463,7 +463,7 @@ def test_a_network_answers_as_it_does_in_onnx_runtime(width):
 
     graph = network(width)
     proto = graph.proto(graph.output)
-    model, done, left = binarised(read(proto))
+    model, done, left = use_binary_convolutions(read(proto))
     assert (len(done), left) == (7, {})
     x = np.round(images(3, 12, 8) * 4) / 4  # sums of these are exact in float32
     expected = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"images": x})[0]
@@ -509,7 +509,7 @@ def test_a_sum_of_which_signs_alone_are_read_keeps_both_its_sides(
     if twice:
         y = graph.add("Add", y, graph.conv(bits, 16, 8, 1))
     proto = graph.proto(y if last else graph.add("GlobalAveragePool", y))
-    model, done, left = binarised(read(proto))
+    model, done, left = use_binary_convolutions(read(proto))
     assert left == {} and len(done) == 2 + (short == "signs") + twice
     x = np.round(images(16, 8, 4) * 4) / 4
     expected = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"images": x})[0]
@@ -528,7 +528,7 @@ def test_only_sums_whose_signs_alone_are_read_are_kept_apart(between):
             "Conv", y, graph.keep(np.ones((16, 16, 1, 1), np.float32)), kernel_shape=[1, 1]
         )
     y = graph.conv(graph.binary(y), 16, 16, 3, pad=1)
-    model, *_ = binarised(
+    model, *_ = use_binary_convolutions(
         read(graph.proto(graph.add("Add", y, short) if between == "another reader" else y))
     )
     assert ("Maximum" in kinds(model)) == (between == "nothing")
@@ -536,7 +536,7 @@ def test_only_sums_whose_signs_alone_are_read_are_kept_apart(between):
 
 def test_a_saved_file_holds_one_bit_per_weight_and_answers_after_all_else_is_gone(tmp_path: Path):
     graph = network(32)
-    model, *_ = binarised(read(graph.proto(graph.output)))
+    model, *_ = use_binary_convolutions(read(graph.proto(graph.output)))
     assert "Reshape" not in kinds(model), "each bias is one constant"
     x = np.round(images(3, 12, 3) * 4) / 4
     expected = answer(model, x)
@@ -552,7 +552,7 @@ def test_a_saved_file_holds_one_bit_per_weight_and_answers_after_all_else_is_gon
     )
     path = tmp_path / "network.zip"
     onnx.save(graph.proto(graph.output), tmp_path / "network.onnx")
-    packed(tmp_path / "network.onnx", path)
+    convert_to_ir(tmp_path / "network.onnx", path)
     with zipfile.ZipFile(path) as archive:
         sizes = {i.filename: i.file_size for i in archive.infolist()}
     assert bare < sizes["model.bin"] <= sum(predicted.values()) < bare + 12000
@@ -573,7 +573,7 @@ def test_a_saved_file_holds_one_bit_per_weight_and_answers_after_all_else_is_gon
 
 def test_the_plugin_computes_in_single_bits():
     graph = network()
-    model, done, _ = binarised(read(graph.proto(graph.output)))
+    model, done, _ = use_binary_convolutions(read(graph.proto(graph.output)))
     model.reshape([1, 3, 12, 12])
     ran = [
         op.get_rt_info()
@@ -591,7 +591,7 @@ def test_the_model_given_is_left_as_it_was():
     graph = network()
     model = read(graph.proto(graph.output))
     before = kinds(model)
-    binarised(model)
+    use_binary_convolutions(model)
     assert kinds(model) == before
 
 
@@ -599,7 +599,7 @@ def test_the_model_given_is_left_as_it_was():
 def test_names_of_layers_and_of_outputs_stay(bias):
     graph = Graph(8, 4)
     y = graph.conv(graph.binary("images"), 8, 8, 3, bias=bias)
-    model, done, _ = binarised(read(graph.proto(y)))
+    model, done, _ = use_binary_convolutions(read(graph.proto(y)))
     assert done == (f"node_{y}" if bias else y,), (
         "the front end names a layer without bias by its output"
     )
@@ -612,7 +612,7 @@ def left_by(graph: Graph, y: str) -> tuple[dict[str, str], int]:
     model given.
     """
     source = read(graph.proto(y))
-    model, done, left = binarised(source)
+    model, done, left = use_binary_convolutions(source)
     x = np.round(images(graph.channels, graph.size) * 4) / 4
     np.testing.assert_array_equal(answer(model, x), answer(source, x))
     return left, len(done)
@@ -668,7 +668,7 @@ def test_one_dimension_and_free_sizes_are_left(dims, reason):
     graph = Graph(8, 6)
     weight = np.ones((8, 8, *[1] * len(dims)), np.float32)
     y = graph.add("Conv", graph.binary("images"), graph.keep(weight))
-    _, done, left = binarised(read(graph.proto(y, ["n", 8, *dims])))
+    _, done, left = use_binary_convolutions(read(graph.proto(y, ["n", 8, *dims])))
     assert done == () and reason in left[y]
 
 

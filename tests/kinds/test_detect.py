@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lissom.data.augment import shifted
+from lissom.data.augment import shift_images
 from lissom.detection.loss import detection_loss
 from lissom.kinds.detect import Detect
 
@@ -139,7 +139,7 @@ def test_boxes_move_and_are_mirrored_along_with_their_pictures() -> None:
     assert moved.tolist() == [[[3, 8, 8, 16, 3], none], [none, [9, 6, 14, 14, 3]]]
     mirrored = Detect().mirrored(targets, torch.tensor([True, False]), 30)
     assert mirrored.tolist() == [[[21, 6, 26, 14, 3], none], [none, [4, 6, 9, 14, 3]]]
-    for pixels, boxes in ((shifted(picture, down, right), moved), (picture.flip(3), mirrored)):
+    for pixels, boxes in ((shift_images(picture, down, right), moved), (picture.flip(3), mirrored)):
         x1, y1, x2, y2, _ = boxes[0, 0].int().tolist()
         assert pixels[0, 0, y1:y2, x1:x2].all() and pixels[0].sum() == 5 * 8
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lissom import LissomError, apply
-from lissom.data.augment import cutout, mirrored, mirrors, shifted, shifts
+from lissom.data.augment import cutout, draw_mirrors, draw_shifts, mirror_images, shift_images
 from lissom.data.data import Data
 from lissom.data.split import Images
 from lissom.language.context import SurgeryContext
@@ -317,8 +317,8 @@ def test_labels_are_smoothed() -> None:
 
 def test_crops_are_shifts() -> None:
     pixels = torch.randint(1, 255, (20, 3, 8, 8), dtype=torch.uint8)
-    down, right = shifts(20, 2, torch.Generator().manual_seed(0))
-    for image, found in zip(pixels, shifted(pixels, down, right), strict=True):
+    down, right = draw_shifts(20, 2, torch.Generator().manual_seed(0))
+    for image, found in zip(pixels, shift_images(pixels, down, right), strict=True):
         padded = nn.functional.pad(image, (2, 2, 2, 2))
         assert any(
             torch.equal(found, padded[:, y : y + 8, x : x + 8]) for y in range(5) for x in range(5)
@@ -327,7 +327,7 @@ def test_crops_are_shifts() -> None:
 
 def test_flips_mirror_about_half() -> None:
     pixels = torch.randint(0, 255, (200, 1, 4, 4), dtype=torch.uint8)
-    found = mirrored(pixels, mirrors(len(pixels), torch.Generator().manual_seed(0)))
+    found = mirror_images(pixels, draw_mirrors(len(pixels), torch.Generator().manual_seed(0)))
     turned = [torch.equal(f, p.flip(2)) for f, p in zip(found, pixels, strict=True)]
     assert all(m or torch.equal(f, p) for m, f, p in zip(turned, found, pixels, strict=True))
     assert 60 < sum(turned) < 140

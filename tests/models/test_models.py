@@ -15,13 +15,13 @@ from torch import Tensor, nn
 import lissom
 from lissom import LissomError
 from lissom.detection.loss import detection_loss
-from lissom.models import CLASSIFIERS, DETECTORS, EVERY, KNOWN, check_name, factory
+from lissom.models import ALL_NAMES, CLASSIFIERS, DETECTORS, KNOWN, check_name, factory
 from lissom.models.nin import Unit
 from lissom.surgery.count import macs, parameters
 
 SMALL = [
     name
-    for name in EVERY
+    for name in ALL_NAMES
     if name.startswith(CLASSIFIERS) and int("0" + re.sub(r"\D", "", name)) < 60
 ]
 

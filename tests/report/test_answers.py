@@ -70,7 +70,7 @@ def test_rows_of_a_page_name_pictures_that_it_holds_once(store: Store) -> None:
 def test_where_there_are_too_many_the_best_runs_have_their_pictures(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "MOST_BYTES", 2 * len(jpeg(180)) + 10)
+    monkeypatch.setattr(answers, "MAX_JPEG_BYTES", 2 * len(jpeg(180)) + 10)
     found = answers_data(RECORDS, store)
     (best,) = found["files"]["3" * 12]["openvino"]["row"]
     (other,) = found["files"]["1" * 12]["openvino"]["row"]
@@ -81,8 +81,8 @@ def test_where_there_are_too_many_the_best_runs_have_their_pictures(
 def test_a_row_has_all_of_its_pictures_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
     row = [Answer("a", None, jpeg(9)), Answer("b", None, jpeg(99)), Answer("c", None, jpeg(9))]
     for room, wanted in ((1.5, [None, None, None]), (2.1, [0, 1, 0])):
-        monkeypatch.setattr(answers, "MOST_BYTES", int(room * len(jpeg(9))))
-        jpegs = answers.Jpegs()
+        monkeypatch.setattr(answers, "MAX_JPEG_BYTES", int(room * len(jpeg(9))))
+        jpegs = answers.PageImages()
         assert [cell["picture"] for cell in jpegs.row(row)] == wanted
 
 

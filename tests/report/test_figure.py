@@ -10,7 +10,7 @@ import pytest
 from records import record
 
 from lissom import LissomError
-from lissom.report.figure import best, write_figure
+from lissom.report.figure import pareto_front, write_figure
 from lissom.store.store import Store
 
 
@@ -75,7 +75,7 @@ def test_the_front_is_what_no_other_beats() -> None:
         {"ms": ms, "metric": metric, "wide": wide}
         for ms, metric, wide in [(1, 0.5, 0), (2, 0.4, 0), (3, 0.7, 0), (0.1, 0.9, 1), (3, 0.6, 0)]
     ]
-    assert [(row["ms"], row["metric"]) for row in best(rows, "ms")] == [(1, 0.5), (3, 0.7)]
+    assert [(row["ms"], row["metric"]) for row in pareto_front(rows, "ms")] == [(1, 0.5), (3, 0.7)]
 
 
 def test_what_cannot_be_drawn_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,9 @@ import pytest
 import lissom
 from lissom.commands.explain import Explainer
 from lissom.data.data import Data
-from lissom.report.comparison import compared, layer_rows, print_compared
-from lissom.report.facets import NONE, facets, settings_in
-from lissom.report.page import packed, unpacked, write_report
+from lissom.report.comparison import compare_records, layer_rows, print_comparison
+from lissom.report.facets import NO_STEP, facets, settings_in
+from lissom.report.page import decompressed, gzip_base64, write_report
 from lissom.report.searches import search_data, searches_data
 from lissom.store.pictures import read_answers
 from lissom.store.store import Store
@@ -463,15 +463,19 @@ def test_what_rounding_costs_each_layer_is_drawn_and_told(
 
 def test_what_is_packed_comes_back() -> None:
     text = "</script> – ünïcode \\ " * 50
-    small = packed(text.encode())
-    assert unpacked(small) == text and small == packed(text.encode()) and len(small) < len(text)
+    small = gzip_base64(text.encode())
+    assert (
+        decompressed(small) == text
+        and small == gzip_base64(text.encode())
+        and len(small) < len(text)
+    )
 
 
 def test_facets_are_the_settings_that_differ() -> None:
     found = facets(["prune(0.3) | train(1)", 'prune(0.5, by="bn") | train(1)', "fold"])
     assert [(f["name"], f["values"]) for f in found] == [
-        ("prune amount", ["0.3", "0.5", NONE]),
-        ("prune of", ["channels", "channels", NONE]),
+        ("prune amount", ["0.3", "0.5", NO_STEP]),
+        ("prune of", ["channels", "channels", NO_STEP]),
     ]
     assert facets(["fold", "fold"]) == [] and facets(["", "a recipe of another (version"]) == []
     found = settings_in('prune(0.3, keep="a | b") | prune(0.5)')  # a text that looks like two steps
@@ -484,7 +488,7 @@ def test_networks_are_compared_layer_by_layer(
     records = [store.record(key) for key in store]
     by = {record["recipe"].split(" | ", 1)[-1]: record for record in records if record["targets"]}
     whole, cut = by["quantize(4, inputs=4)"], by["prune(0.5) | quantize(8)"]
-    found = compared(whole, cut, store)
+    found = compare_records(whole, cut, store)
     assert found["steps"] == [["quantize(4, inputs=4)"], ["prune(0.5)", "quantize(8)"]]
     assert found["params"] == [whole["params"], cut["params"]] and set(found["targets"]) == {
         "onnxruntime",
@@ -494,12 +498,12 @@ def test_networks_are_compared_layer_by_layer(
     top = f"{7 if saturates() else 8}/8"
     assert layer["bits"] == ["4/4", top] and layer["outputs"][1] < layer["outputs"][0]
     assert {row["name"]: row["bits"] for row in layer_rows(whole, store)}["stem"] == top
-    print_compared(found)
+    print_comparison(found)
     said = capsys.readouterr().out
     assert "only here: prune(0.5) | quantize(8)" in said and f"4/4 > {top}" in said
     assert "layers in both: 19, of which 19 differ:" in said
     assert "valid top-1, PyTorch" in said and "onnxruntime top-1" in said
-    print_compared(compared(whole, whole, store))
+    print_comparison(compare_records(whole, whole, store))
     said = capsys.readouterr().out
     assert "only here: nothing" in said and "differ:" not in said
     assert "layers in both: 19, of which none differs" in said

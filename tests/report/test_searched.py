@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lissom.report.searched import print_found
+from lissom.report.searched import print_search
 from lissom.running.search.goal import Bound
 from lissom.running.search.run_search import SearchResult
 
@@ -38,7 +38,7 @@ FOUND = SearchResult(
 
 
 def test_what_was_chosen_and_why_others_lost(capsys: pytest.CaptureFixture[str]) -> None:
-    print_found(FOUND)
+    print_search(FOUND)
     said = capsys.readouterr().out
     rows = {line.split()[-1]: line for line in said.splitlines() if "ms " in line}
     assert "0.0521 ms" in rows["prune(0.5)"] and "chosen" in rows["prune(0.5)"]
@@ -48,7 +48,7 @@ def test_what_was_chosen_and_why_others_lost(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_search_that_came_to_nothing_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    print_found(replace(FOUND, met=False, chosen=[], outcomes=[], why_not={}))
+    print_search(replace(FOUND, met=False, chosen=[], outcomes=[], why_not={}))
     said = capsys.readouterr().out
     assert "the time was up before a recipe was done" in said and "nearest" not in said
 
@@ -57,7 +57,7 @@ def test_a_limit_of_a_runtime_with_settings_is_shown(capsys: pytest.CaptureFixtu
     name = 'bytes@mnn(8, activations="kl")'
     some = {"recipe": "prune(0.5)", "values": VALUES | {name: 3e5}, "probe": False}
     bounds = [f"{name} <= 273673.5123", "top1 >= 0.9399999999999999"]
-    print_found(replace(FOUND, met=False, bounds=bounds, outcomes=[some]))
+    print_search(replace(FOUND, met=False, bounds=bounds, outcomes=[some]))
     said = capsys.readouterr().out
     assert "300 kB" in said and name in said
     assert f"keeps {name} <= 2.7367e+05, top1 >= 0.94; the nearest:" in said

@@ -16,10 +16,10 @@ import pytest
 from records import record
 
 from lissom.bench.machine import machine, machine_text
-from lissom.report.comparison import compared, print_compared
+from lissom.report.comparison import compare_records, print_comparison
 from lissom.report.explanation import file_text
 from lissom.report.page import with_references
-from lissom.report.rows import csv_of, drifts, over_seeds, rows_of
+from lissom.report.rows import csv_of, drift_notes, over_seeds, rows_of
 from lissom.report.table import cell, code_cell, markdown, print_record, print_records
 from lissom.running.measure import tell_elsewhere
 from lissom.running.measurement_notes import medians
@@ -177,9 +177,9 @@ def test_networks_of_another_kind_are_told_apart(
     head, *cells = capsys.readouterr().out.splitlines()[1:4]
     assert "kind" in head and "segment(ignore=200)" in cells[1]
     assert len([row for row in with_references(rows) if row.get("reference")]) == 2
-    found = compared(*made, Store(tmp_path))
+    found = compare_records(*made, Store(tmp_path))
     assert found["task"] == {"kind": ["segment", "segment(ignore=200)"]}
-    print_compared(found)
+    print_comparison(found)
     said = capsys.readouterr().out.splitlines()
     assert said[1:3] == ["    kind: segment", "    only here: nothing"]
     assert said[4] == "    kind: segment(ignore=200)"
@@ -190,12 +190,12 @@ def test_networks_of_another_kind_are_told_apart(
         "spec": {"model": "net", "width": 2},
         "preprocessing": {"preprocess": "scale(255)"},
     }
-    assert compared(*made, Store(tmp_path))["task"] == {
+    assert compare_records(*made, Store(tmp_path))["task"] == {
         "arguments": ["", "width=2"],
         "preprocessing": ["", "scale(255)"],
     }
     made[1]["scores"] = {"valid": {"pixels": 0.9}, "test": {"pixels": 0.9}}
-    print_compared(compared(*made, Store(tmp_path)))
+    print_comparison(compare_records(*made, Store(tmp_path)))
     rows = [line for line in capsys.readouterr().out.splitlines() if "mIoU and pixels" in line]
     assert len(rows) == 3 and all(line.rstrip().endswith("another metric") for line in rows[:2])
 
@@ -263,7 +263,7 @@ def test_a_record_and_a_comparison_say_that_the_machine_was_busy(
     del made["targets"]["torch"]["notes"]  # as records of earlier versions are
     print_record(made)
     assert "note: torch: not measured well" in capsys.readouterr().out
-    print_compared(compared(made, whole, Store(tmp_path)))
+    print_comparison(compare_records(made, whole, Store(tmp_path)))
     said = capsys.readouterr().out
     assert "not measured well" in said and "more than 1.5x apart" in said and "0.38x" not in said
     assert file_text(made["targets"]["torch"]) == "0.5000, 1 kB, 8.000 ms (not measured well)"
@@ -294,12 +294,12 @@ def test_latencies_of_two_machines_are_in_no_ratio_and_no_mean(
     assert "fast, 2 cores, or slow, 2 cores" in said and "some" not in said
     references = [row for row in with_references(rows_of(made)) if row.get("reference")]
     assert sorted(row["machine"] for row in references) == ["fast, 2 cores", "slow, 2 cores"]
-    print_compared(compared(*made, Store(tmp_path)))
+    print_comparison(compare_records(*made, Store(tmp_path)))
     said = capsys.readouterr().out
     assert "another machine: fast, 2 cores and slow, 2 cores" in said
     assert "1.50x" not in said
     made[1]["targets"]["torch"]["machine"] = "fast, 2 cores"
-    print_compared(compared(*made, Store(tmp_path)))
+    print_comparison(compare_records(*made, Store(tmp_path)))
     said = capsys.readouterr().out
     assert "1.50x" in said and "another machine" not in said
     assert len(over_seeds(rows_of(made))) == 1
@@ -368,7 +368,7 @@ def test_latencies_of_a_machine_that_was_slower_meanwhile_come_with_a_note(
     slow = records[1]["targets"]["openvino"] = copy.deepcopy(records[1]["targets"]["openvino"])
     for part in ("float_latency_ms", "latency_ms"):
         slow[part] = {name: 1.3 * value for name, value in slow[part].items()}
-    (note,) = drifts(rows_of(records))
+    (note,) = drift_notes(rows_of(records))
     times = [each["targets"]["openvino"]["float_latency_ms"]["median"] for each in records]
     assert note.startswith(
         f"openvino: the uncompressed network took {times[0]:.3g} to {times[1]:.3g} ms when these files"
@@ -376,4 +376,4 @@ def test_latencies_of_a_machine_that_was_slower_meanwhile_come_with_a_note(
     print_records(records)
     assert note in " ".join(capsys.readouterr().out.split())
     records[1]["task"]["model"] = "another"
-    assert drifts(rows_of(records)) == []
+    assert drift_notes(rows_of(records)) == []

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lissom import Data, LissomError, Store, Task, run
-from lissom.commands.store import verified
+from lissom.commands.store import verify_store
 from lissom.running.expected import chance_note, expected_in
 from lissom.store.manifest import LATER
 
@@ -115,7 +115,7 @@ def test_what_is_expected_of_an_entry_of_somebody_else_leaves_it_as_it_was_writt
     (first,) = run("train(1)", task, store)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "two"))
     run("train(1)", task, store, expect="top1=0")
-    assert verified(store)["wrong"] == []
+    assert verify_store(store)["wrong"] == []
     named = [gate["name"] for gate in store.record(first["key"])["gates"]]
     assert ("reaches top1 0" in named) == (sealed == "")
 

@@ -253,7 +253,7 @@ def test_a_file_that_answers_wrongly_to_a_single_sample_is_an_error(
     def loaded(*_: Any, **__: Any) -> Iterator[Answers]:
         yield Answers()
 
-    monkeypatch.setattr("lissom.running.parity.loaded", loaded)
+    monkeypatch.setattr("lissom.running.parity.file_process", loaded)
     prove(one_target("openvino"), tmp_path / "model.onnx", net, (3, 2, 2))
     wrong = 1.0
     with pytest.raises(LissomError, match="on 2 inputs of noise one by one; nothing was written"):

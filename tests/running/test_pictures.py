@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 import lissom
-from lissom.commands.store import verified
+from lissom.commands.store import verify_store
 from lissom.data.data import Data
 from lissom.kinds.classify import Classify
 from lissom.language.kind import Kind
@@ -229,12 +229,12 @@ def test_they_are_no_exported_files_and_are_verified(
     assert [path.name for path in store.pictures(key)] == ["pictures-onnxruntime"]
     assert [path.name for path in store.artefacts(key)] == ["onnx"]
     assert store.is_trusted_artefact(key, "pictures-onnxruntime")
-    found = verified(store)
+    found = verify_store(store)
     assert found["wrong"] == [] and found["artefacts"] == 2
     captions = store.pictures(key)[0] / "captions.json"
     before = captions.read_bytes()
     captions.write_bytes(before + b" ")
-    (line,) = verified(store)["wrong"]
+    (line,) = verify_store(store)["wrong"]
     captions.write_bytes(before)
     assert "pictures-onnxruntime: captions.json is not what was written" in line
     assert f"delete {captions.parent}" in line

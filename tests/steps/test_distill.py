@@ -20,7 +20,7 @@ import lissom
 from lissom import LissomError, Recipe
 from lissom.data.data import Data
 from lissom.data.split import Images
-from lissom.distillation.balance import EVERY, Balance, gradient_norm
+from lissom.distillation.balance import MEASURE_INTERVAL, Balance, gradient_norm
 from lissom.distillation.comparison import Comparison
 from lissom.distillation.ensemble import Ensemble
 from lissom.language.context import Context, SurgeryContext
@@ -267,7 +267,7 @@ def line(size: float, x: nn.Parameter) -> Tensor:
 
 def test_weights_are_measured_anew_and_smoothed() -> None:
     x, balance = nn.Parameter(torch.ones(2)), Balance([None, None], 0.5)
-    for batch in range(EVERY):
+    for batch in range(MEASURE_INTERVAL):
         assert float(
             balance([line(3, x), line(2 if batch == 0 else 50, x)], [x]).detach()
         ) == pytest.approx(3 + 0.75 * (2 if batch == 0 else 50))
@@ -334,7 +334,7 @@ def test_the_teacher_runs_in_inference_mode() -> None:
         head=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)),
     )
     compare = comparison("kd", copy.deepcopy(teacher), teacher)
-    found = compare.wanted(BATCH)
+    found = compare.teacher_answer(BATCH)
     assert modes == [True] and not found.outputs.is_inference()
 
 
@@ -380,7 +380,7 @@ def test_a_cut_student_starts_with_nothing_to_learn_where_the_cut_changed_nothin
     assert all(float(v.detach()) < 1e-7 for v in values(compare, student))
     index = compare.places[0].channels
     assert index is not None
-    compare._index[0] = index.flip(0)
+    compare._kept_channels[0] = index.flip(0)
     assert float(values(compare, student)[0].detach()) > 1e-3
 
 
@@ -530,7 +530,7 @@ def test_an_ensemble_answers_with_the_mean_of_the_logits() -> None:
     with torch.no_grad():
         torch.testing.assert_close(both(BATCH), (one(BATCH) + two(BATCH)) / 2)
     compare = comparison("kd + fmse", resnet(seed=3), both)
-    assert compare.first is one and [p.how for p in compare.places] == ["same"] * 3
+    assert compare.first_teacher is one and [p.how for p in compare.places] == ["same"] * 3
     assert len(values(compare, compare.student)) == 2
 
 
@@ -830,10 +830,10 @@ def test_the_teacher_does_not_run_while_the_student_is_measured() -> None:
 
 def test_measurements_count_updates_and_not_parts_of_a_batch() -> None:
     x, balance = nn.Parameter(torch.ones(2)), Balance([None, None], 0.5)
-    for _ in range(EVERY):
+    for _ in range(MEASURE_INTERVAL):
         for share in (0.4, 0.3, 0.3):
             balance([line(3, x), line(2, x)], [x], share)
-    assert balance.measured == 1 and balance.batches == EVERY
+    assert balance.measured == 1 and balance.batches == MEASURE_INTERVAL
     again = Balance([None, None], 0.5)
     again.recall(json.loads(json.dumps(balance.memory())))
     again([line(3, x), line(2, x)], [x], 0.5)
@@ -843,7 +843,7 @@ def test_measurements_count_updates_and_not_parts_of_a_batch() -> None:
 
 
 def test_the_record_counts_measurements_of_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lissom.distillation.balance.EVERY", 4)
+    monkeypatch.setattr("lissom.distillation.balance.MEASURE_INTERVAL", 4)
     measured = []
     for parts in (1, 4):
         ctx = context()

@@ -21,7 +21,7 @@ from hypothesis import strategies as some
 from lissom import LissomError, Store
 from lissom.cli.main import main
 from lissom.commands.store import store_rows
-from lissom.report.comparison import compared, print_compared
+from lissom.report.comparison import compare_records, print_comparison
 from lissom.report.page import write_report
 from lissom.report.table import print_record, print_records, print_store
 from lissom.report.zeros import zeros_of
@@ -261,7 +261,7 @@ def test_names_with_brackets_are_shown_as_they_are(
     put(store, KEY, {**RECORD, "layers": [{**row, "name": odd} for row in RECORD["layers"]]})
     found = store.record(KEY)
     other = {**found, "layers": [{**row, "params": row["params"] + 1} for row in found["layers"]]}
-    print_compared(compared(found, other, store))
+    print_comparison(compare_records(found, other, store))
     assert odd in capsys.readouterr().out
 
 
@@ -280,7 +280,7 @@ def test_whatever_stands_in_a_record_is_shown_or_told_in_one_line(
         print_record(found)
         print_records([found], "markdown")
         print_records([found], "csv")
-        print_compared(compared(found, store.record("bbbbbbbbbbbb"), store))
+        print_comparison(compare_records(found, store.record("bbbbbbbbbbbb"), store))
         json.dumps(found, allow_nan=False)
         shown += 1
         capsys.readouterr()

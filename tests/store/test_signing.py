@@ -22,7 +22,7 @@ from torch import nn
 import lissom
 from lissom import LissomError, Store
 from lissom.cli.main import main
-from lissom.commands.store import trusted, verified
+from lissom.commands.store import sign_store, verify_store
 from lissom.models import factory
 from lissom.running.entries import load_key
 from lissom.store.elsewhere import local_files
@@ -133,7 +133,7 @@ def test_trust_signs_nothing_that_is_damaged(own: Store, home: Path) -> None:
     changed(own.folder(KEY), "structure.json", lambda s: s.update(build={"model": "os:system"}))
     said: list[str] = []
     assert (
-        trusted(own, said.append) == {"signed": 0, "code": {}}
+        sign_store(own, said.append) == {"signed": 0, "code": {}}
         and "structure.json is not what was written" in said[0]
     )
     refused(own, "structure.json is not what was written")
@@ -192,9 +192,9 @@ def test_what_a_record_says_is_signed_and_measurements_are_not(
     own.update(
         KEY, {"targets": {}, "finished": True, "inspection": {"groups": []}, "notes": ["measured"]}
     )
-    assert own.is_trusted(KEY) and verified(own)["wrong"] == []
+    assert own.is_trusted(KEY) and verify_store(own)["wrong"] == []
     changed(own.folder(KEY), "record.json", lambda r: r.update(change))
-    assert not own.is_trusted(KEY) and len(verified(own)["wrong"]) == 1
+    assert not own.is_trusted(KEY) and len(verify_store(own)["wrong"]) == 1
     refused(own, "would import")
 
 
@@ -207,7 +207,7 @@ def test_a_user_whose_key_cannot_be_written_can_work_all_the_same(
     put(store, KEY, {"model": "nets.py:make", "num_classes": 3}, network())
     refused(store, "would import")
     with pytest.raises(LissomError, match="nothing can be signed"):
-        trusted(store, print)
+        sign_store(store, print)
 
 
 def test_a_damaged_key_is_said_to_be_one_before_anything_runs(own: Store, tmp_path: Path) -> None:
@@ -261,9 +261,9 @@ def test_a_sound_store_is_verified_with_its_artefacts(
 ) -> None:
     with own.artefact(KEY, "onnx") as folder:
         (folder / "model.onnx").write_bytes(b"12345")
-    assert verified(own) == {"entries": 1, "artefacts": 1, "wrong": [], "notes": []}
+    assert verify_store(own) == {"entries": 1, "artefacts": 1, "wrong": [], "notes": []}
     (own.folder(KEY) / "artefacts" / "onnx" / "model.onnx").write_bytes(b"1234")
-    found = verified(own)["wrong"]
+    found = verify_store(own)["wrong"]
     assert (
         len(found) == 1
         and "onnx: model.onnx is not what was written" in found[0]
@@ -323,10 +323,10 @@ def test_one_entry_that_is_a_link_hides_no_other(
 ) -> None:
     shutil.copytree(own.folder(KEY), tmp_path / "elsewhere")
     os.symlink(tmp_path / "elsewhere", own.root / OTHER)
-    found = verified(own)
+    found = verify_store(own)
     assert found["wrong"] == [] and any("a folder that is no link" in n for n in found["notes"])
     said: list[str] = []
-    assert trusted(own, said.append)["signed"] == 1
+    assert sign_store(own, said.append)["signed"] == 1
     assert len(said) == 1 and "a folder that is no link" in said[0]
     with pytest.raises(SystemExit) as ended:
         main(["store", "--verify", "--store", str(own.root)])
@@ -340,7 +340,7 @@ def test_a_manifest_names_plain_files_alone(own: Store, name: str) -> None:
     folder = own.folder(KEY)
     changed(folder, "manifest.json", lambda m: m["files"].update({name: "0" * 64}))
     assert manifest(folder, KEY) is None
-    assert "no checksums that can be read" in verified(own)["notes"][0]
+    assert "no checksums that can be read" in verify_store(own)["notes"][0]
 
 
 @pytest.mark.parametrize("digest", ["", "0" * 63, "G" * 64])
@@ -352,7 +352,7 @@ def test_a_manifest_has_whole_checksums(own: Store, digest: str) -> None:
 @pytest.mark.parametrize("part", [{}, {"fields": ["key"]}, {"fields": 3, "sha256": ""}, None])
 def test_a_manifest_without_the_sum_of_its_record_is_none(own: Store, part: object) -> None:
     changed(own.folder(KEY), "manifest.json", lambda m: m.update(record=part))
-    assert manifest(own.folder(KEY), KEY) is None and verified(own)["wrong"] == []
+    assert manifest(own.folder(KEY), KEY) is None and verify_store(own)["wrong"] == []
 
 
 def test_pipes_and_links_are_not_opened(own: Store, tmp_path: Path) -> None:

@@ -345,11 +345,11 @@ def test_a_pruned_network_is_cast_and_saved(tmp_path: Path) -> None:
 
 
 def test_features_of_a_cast_network_are_found_and_compared() -> None:
-    from lissom.distillation.features import places
+    from lissom.distillation.features import compared_places
 
     cut = apply("prune(0.5, multiple=1)", net(), images(1), images())
-    wanted = places(cut, net(), images(1), None, "distill")
-    found = places(
+    wanted = compared_places(cut, net(), images(1), None, "distill")
+    found = compared_places(
         apply("cast('bf16')", cut, images(1), images()), net(), images(1), None, "distill"
     )
     assert {p.how for p in wanted} != {"adapter"} and [p.how for p in found] == [

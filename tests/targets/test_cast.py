@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import apply
-from lissom.exporting.onnx.weights import in_bits
+from lissom.exporting.onnx.weights import as_16_bits
 from lissom.language.menu import menu
 from lissom.running.plan import one_target
 
@@ -192,14 +192,14 @@ def test_bits_are_those_of_pytorch_and_nothing_is_lost_unseen() -> None:
     values = torch.randn(500, generator=torch.Generator().manual_seed(0))
     for kind, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
         half = values.to(dtype)
-        bits = in_bits(half.float().numpy(), kind)
+        bits = as_16_bits(half.float().numpy(), kind)
         assert bits is not None and np.array_equal(
             bits, half.view(torch.int16).numpy().view(np.uint16)
         )
-        assert in_bits(values.numpy(), kind) is None
+        assert as_16_bits(values.numpy(), kind) is None
     assert (
-        in_bits(np.array([70000.0], np.float32), "fp16") is None
-        and in_bits(np.array([1e-8], np.float32), "fp16") is None
+        as_16_bits(np.array([70000.0], np.float32), "fp16") is None
+        and as_16_bits(np.array([1e-8], np.float32), "fp16") is None
     )
-    minus = in_bits(np.array([-0.0], np.float32), "fp16")
+    minus = as_16_bits(np.array([-0.0], np.float32), "fp16")
     assert minus is not None and int(minus[0]) == 0x8000

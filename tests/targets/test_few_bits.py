@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from lissom import apply
-from lissom.exporting.openvino_ir import unpacked
+from lissom.exporting.openvino_ir import extract_ir
 from lissom.models import factory
 from lissom.running.plan import one_target
 from lissom.surgery.quantization.network import QuantizedNetwork
@@ -237,7 +237,7 @@ def test_openvino_opens_two_files_by_itself(
     ov = pytest.importorskip("openvino")
     target: Any = one_target("openvino")
     target.export(network("quantize(4, 4)"), tmp_path / "m.xml", (3, 16, 16), {"baked": "false"})
-    unpacked(file("quantize(4, 4)", "openvino"), tmp_path / "n.xml")
+    extract_ir(file("quantize(4, 4)", "openvino"), tmp_path / "n.xml")
     for name in ("m.xml", "n.xml"):
         found = ov.Core().compile_model(str(tmp_path / name), "CPU", FLOATS)([images(8).numpy()])[0]
         np.testing.assert_allclose(

@@ -26,13 +26,13 @@ from torch import Tensor, nn
 import lissom
 from lissom import LissomError
 from lissom.exporting import isolated
-from lissom.exporting.onnx import capped as _capped
 from lissom.exporting.onnx import pooling as _pooled
+from lissom.exporting.onnx import relu_as_max as _relu_as_max
 from lissom.exporting.onnx.export import export_onnx
 from lissom.language.parse_methods import method_of
 from lissom.running.measure import export_if_missing
 from lissom.targets import mnn as module
-from lissom.targets.mnn import Mnn, calibration
+from lissom.targets.mnn import Mnn, write_calibration_images
 
 SHAPE = (3, 9, 7)
 needs_mnn = pytest.mark.skipif(Mnn().missing() is not None, reason=Mnn().missing() or "")
@@ -143,7 +143,7 @@ def test_layers_that_are_kept_are_float_in_the_file(
 ) -> None:
     def rounded(text: str) -> dict[str, bool]:
         path = answers(text)[1]
-        words = isolated.child(
+        words = isolated.child_command(
             "mnnconvert", "-f", "MNN", "--modelFile", path, "--JsonFile", tmp_path / "m.json"
         )
         isolated.run_isolated(words, tmp_path, tmp_path / "m.json", "the converter", "")
@@ -205,7 +205,7 @@ def test_export_leaves_a_file_and_what_the_quantizer_was_told(
 def test_a_quantizer_that_dies_is_one_line_that_names_another(
     net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = isolated.child
+    real = isolated.child_command
 
     def dies(*words: Any) -> list[Any]:
         return (
@@ -214,7 +214,7 @@ def test_a_quantizer_that_dies_is_one_line_that_names_another(
             else real(*words)
         )
 
-    monkeypatch.setattr(isolated, "child", dies)
+    monkeypatch.setattr(isolated, "child_command", dies)
     with pytest.raises(LissomError, match="MNN's quantizer") as caught:
         made('mnn(8, activations="kl", samples=4)').export(
             net, tmp_path / "m.mnn", SHAPE, FACTS, lambda count: [images(count)]
@@ -263,7 +263,7 @@ def test_the_quantizer_is_told_the_preprocessing_in_the_order_of_the_channels(
     tmp_path: Path,
 ) -> None:
     for number, facts in enumerate([FACTS, {}]):
-        order = calibration(tmp_path / str(number), images(3), SHAPE, facts)
+        order = write_calibration_images(tmp_path / str(number), images(3), SHAPE, facts)
         pixels = np.stack(
             [np.asarray(Image.open(p)) for p in sorted((tmp_path / str(number)).iterdir())]
         ).astype(float)
@@ -278,14 +278,16 @@ def test_the_quantizer_is_told_the_preprocessing_in_the_order_of_the_channels(
             and order["path"] == f"{tmp_path / str(number)}/"
         )
         json.dumps(order)
-    order = calibration(tmp_path / "known", images(3), SHAPE, FACTS)
+    order = write_calibration_images(tmp_path / "known", images(3), SHAPE, FACTS)
     np.testing.assert_allclose(order["mean"], [127.5, 102.0, 76.5])
     np.testing.assert_allclose(order["normal"], [1 / 51, 1 / 63.75, 1 / 127.5])
 
 
 def test_a_network_with_its_preprocessing_inside_gets_pixels(tmp_path: Path) -> None:
     pixels = torch.arange(63.0).view(1, 1, 9, 7) * 4
-    order = calibration(tmp_path / "gray", pixels, (1, 9, 7), {**FACTS, "baked": "true"})
+    order = write_calibration_images(
+        tmp_path / "gray", pixels, (1, 9, 7), {**FACTS, "baked": "true"}
+    )
     assert order["format"] == "GRAY" and order["mean"] == [0.0] and order["normal"] == [1.0]
     np.testing.assert_array_equal(
         np.asarray(Image.open(tmp_path / "gray" / "000000.png")), pixels[0, 0].numpy()
@@ -304,9 +306,9 @@ def test_settings_that_cannot_work_are_said_at_once(net: nn.Module, tmp_path: Pa
     with pytest.raises(LissomError, match="training images"):
         made('mnn(8, activations="kl")').export(net, tmp_path / "m.mnn", SHAPE, {})
     with pytest.raises(LissomError, match="1 or 3 channels"):
-        calibration(tmp_path / "two", torch.zeros(1, 2, 4, 4), (2, 4, 4), {})
+        write_calibration_images(tmp_path / "two", torch.zeros(1, 2, 4, 4), (2, 4, 4), {})
     with pytest.raises(LissomError, match="1 or 3 channels"):
-        calibration(tmp_path / "other", images(1), (3, 32, 32), {})
+        write_calibration_images(tmp_path / "other", images(1), (3, 32, 32), {})
 
 
 def test_files_of_other_settings_are_kept_apart() -> None:
@@ -382,7 +384,7 @@ def test_an_activation_behind_a_sum_becomes_max_and_min_with_the_same_values(kin
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     x = np.random.default_rng(0).standard_normal((40, 5)).astype(np.float32)
     right = ReferenceEvaluator(proto).run(None, {"x": x})
-    _capped.relu_by_max(proto)
+    _relu_as_max.write_relu_as_max(proto)
     onnx.checker.check_model(proto, full_check=True)
     assert [n.op_type for n in proto.graph.node][:2] == ["Add", "Relu"], "what reads no sum stays"
     assert [n.op_type for n in proto.graph.node][2:] == {

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,8 +125,8 @@ def test_a_network_that_ncnn_cannot_run_is_one_line(tmp_path: Path) -> None:
 def test_a_converter_that_dies_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = isolated.run_isolated
 
-    def dies(command: list[object], *rest: object) -> None:
-        real([sys.executable, "-c", "import os; os.abort()"], *rest)  # type: ignore[arg-type]
+    def dies(command: list[object], *rest: Any, **texts: str) -> None:
+        real([sys.executable, "-c", "import os; os.abort()"], *rest, **texts)
 
     monkeypatch.setattr(isolated, "run_isolated", dies)
     with pytest.raises(

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from lissom import apply
-from lissom.exporting.reasons import GROUPS, NO_KERNEL, ZERO_POINT
+from lissom.exporting.float_reasons import GROUPS, NO_KERNEL, ZERO_POINT
 from lissom.running.integer_share import share_in_integers
 from lissom.running.plan import one_target
 from lissom.surgery.quantization.bits import saturates

@@ -24,13 +24,13 @@ from lissom import Data, LissomError, Store, Task, run
 from lissom.commands.explain import Explainer
 from lissom.commands.inspect import inspect_network
 from lissom.commands.try_remedies import try_remedies
-from lissom.data.split import CPU, Images, spread
+from lissom.data.split import CPU, Images, evenly_spaced
 from lissom.kinds.classify import top1
 from lissom.learning.examine import examine
 from lissom.models import check_name, factory
 from lissom.report.explanation import print_explanation
 from lissom.report.inspection import print_inspection
-from lissom.report.page import unpacked, write_report
+from lissom.report.page import decompressed, write_report
 from lissom.report.table import print_record
 from lissom.running.entries import build_from, load_key
 from lissom.running.plan import targets_of
@@ -638,7 +638,7 @@ def test_several_labels_for_each_image_are_learned_quantized_measured_and_explai
 
 def test_a_part_of_a_split_of_ones_own_is_its_images_in_that_order() -> None:
     whole = two_stripes(10, 0)
-    part = spread(whole, 4)
+    part = evenly_spaced(whole, 4)
     pixels, labels = next(part.batches(9, CPU, torch.tensor([3, 0])))
     assert (
         len(part) == 4
@@ -791,7 +791,7 @@ def test_what_a_network_from_elsewhere_is_shown_is_said_wherever_its_numbers_are
     assert f"note: {note}" in capsys.readouterr().out
     write_report([], store, tmp_path / "report.html")
     held = re.search(r'id="data">(.*?)<', (tmp_path / "report.html").read_text())
-    assert held is not None and note in unpacked(held[1])
+    assert held is not None and note in decompressed(held[1])
 
 
 def test_a_builder_is_called_with_arguments(data: Data, tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_large_sets_get_labels_too(
 ) -> None:
     name, model, _ = brought
     whole = Task.of(model, Data.of(name, preprocess="center_crop(16)"))
-    monkeypatch.setattr("lissom.data.reading.MEMORY", 100)
+    monkeypatch.setattr("lissom.data.reading.MAX_BYTES_IN_MEMORY", 100)
     lazy = Task.of(model, Data.of(name, preprocess="center_crop(16)"))
     assert torch.equal(whole.data.test.labels, lazy.data.test.labels)
     assert isinstance(whole.fresh(), nn.Module)

@@ -56,7 +56,7 @@ def commands() -> Iterator[tuple[str, str]]:
         for block in re.findall(r"^```[a-z]*\n(.*?)^```", page.read_text(), re.M | re.S):
             for line in re.sub(r" *\\\n\s*", " ", block).splitlines():
                 words = re.sub(r"\s{2,}#.*| # .*", "", line).strip()
-                detector = "--nms" in words  # tests/exporting/test_picked.py
+                detector = "--nms" in words  # tests/exporting/test_detector_with_nms.py
                 if words.startswith("lissom ") and "..." not in words and not detector:
                     yield page.name, words
 

@@ -141,7 +141,7 @@ def test_what_a_system_does_not_tell_is_left_out(monkeypatch: pytest.MonkeyPatch
     wanted = machine.machine()
     for name in ("Process", "virtual_memory", "cpu_times"):
         monkeypatch.setattr(psutil, name, silent)
-    for module, name in ((memory, "STATUS"), (machine, "INFO"), (cores, "LOAD")):
+    for module, name in ((memory, "STATUS"), (machine, "CPU_FILE"), (cores, "LOAD_FILE")):
         monkeypatch.setattr(module, name, Path("/there/is/none"))
     monkeypatch.setattr(machine.platform, "processor", lambda: "a processor")
     found = machine.machine.__wrapped__()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import lissom
-from lissom.bench.capped import capped
+from lissom.bench.capped import run_capped
 from lissom.exporting.onnx import export as onnx_export
 from lissom.running.plan import one_target
 from lissom.surgery.compare import network_difference
@@ -384,7 +384,7 @@ def quantized(build: Callable[[], nn.Module]) -> nn.Module:
 def converted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let PyTorch's exporter, which takes most of the time, convert a network once for both runtimes."""
     kept = dict[Any, Any]()
-    convert = onnx_export.converted
+    convert = onnx_export.convert
 
     def converted(model: nn.Module, inputs: Any) -> Any:
         key = tuple(tensor.shape for tensor in model.state_dict().values())
@@ -392,7 +392,7 @@ def converted_once(monkeypatch: pytest.MonkeyPatch) -> None:
             kept[key] = convert(model, inputs)
         return copy.deepcopy(kept[key])
 
-    monkeypatch.setattr(onnx_export, "converted", converted)
+    monkeypatch.setattr(onnx_export, "convert", converted)
 
 
 def answers(model: nn.Module, runtime: str, x: Tensor, folder: Path) -> list[Tensor]:
@@ -492,7 +492,7 @@ def test_older_processors_answer_alike(tmp_path: Path) -> None:
     target = one_target("openvino")
     path = tmp_path / "m.onnx"
     target.export(small, path, tuple(x.shape[1:]), {})
-    found = [capped(target, path, [x[:8].numpy()], cap) for cap in ("", "AVX2")]
+    found = [run_capped(target, path, [x[:8].numpy()], cap) for cap in ("", "AVX2")]
     with torch.no_grad():
         wanted = small(x[:8])
     for part in found:

@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 
 import lissom
-from lissom.bench.intervals import disturbed
+from lissom.bench.intervals import is_disturbed
 from lissom.cli.main import main
-from lissom.report.page import unpacked, write_report
+from lissom.report.page import decompressed, write_report
 from lissom.store.store import Store
 
 RECIPE = 'train(2, batch=16) | prune(0.5, multiple=4) | distill("kd", 1, batch=16) | quantize(8, samples=32)'
@@ -151,7 +151,7 @@ def test_second_run_makes_nothing_again(
     assert err.count("in the store") == 4
     assert {p: p.stat().st_mtime_ns for p in store.rglob("*.safetensors")} == before
     # the others are measured again
-    well = [name for name, found in record["targets"].items() if not disturbed(found)]
+    well = [name for name, found in record["targets"].items() if not is_disturbed(found)]
     again = json.loads(out)[0]["targets"]
     assert {name: again[name] for name in well} == {name: record["targets"][name] for name in well}
 
@@ -401,7 +401,7 @@ def test_report_is_one_page_without_a_network(finished: tuple[Path, dict], tmp_p
     page = write_report([], Store(store), tmp_path / "report.html").read_text()
     assert 'src="http' not in page
     assert "<link" not in page
-    data = json.loads(unpacked(page.split('id="data">')[1].split("</script>")[0]))
+    data = json.loads(decompressed(page.split('id="data">')[1].split("</script>")[0]))
     assert record["key"] in data["runs"]
     assert {row["target"] for row in data["rows"]} == {"onnxruntime", "openvino"}
     sizes = data["runs"][record["key"]]["sizes"]

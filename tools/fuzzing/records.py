@@ -117,9 +117,9 @@ class Records(Family):
                 (self.work / name).write_bytes(self.files[name])
 
     def _shown(self, mutant: Mutant | None = None) -> bool:
-        from lissom.commands.store import store_rows, unreached, verified
-        from lissom.report.comparison import compared, print_compared
-        from lissom.report.page import Once, page_data
+        from lissom.commands.store import store_rows, unreached, verify_store
+        from lissom.report.comparison import compare_records, print_comparison
+        from lissom.report.page import CachedStore, page_data
         from lissom.report.table import print_record, print_records, print_store
         from lissom.store.store import Store
 
@@ -134,14 +134,14 @@ class Records(Family):
 
         def compare() -> None:
             for key in self.keys:
-                print_compared(
-                    compared(
+                print_comparison(
+                    compare_records(
                         store.record(store.find(self.keys[0])), store.record(store.find(key)), store
                     )
                 )
 
         def report() -> None:
-            once = Once(store.root)
+            once = CachedStore(store.root)
             read = [record for _, record in once.records(told.append)]
             json.dumps(
                 page_data([record for record in read if record["targets"]] or read, once),
@@ -160,7 +160,7 @@ class Records(Family):
             compare,
             report,
             entries,
-            lambda: verified(store),
+            lambda: verify_store(store),
             lambda: unreached(store, []),  # which is refused if it is unknown what an entry needs
         ]
         ways += [tables(form) for form in ("table", "markdown", "csv")]

@@ -33,11 +33,11 @@ class Crop(Augmentation):
         kind: Kind | None,
         classes: int,
     ) -> tuple[Tensor, Tree]:
-        from ..data.augment import shifted, shifts
+        from ..data.augment import draw_shifts, shift_images
 
         size = (pictures.shape[2], pictures.shape[3])
-        down, right = shifts(len(pictures), max(1, min(size) // 8), draw)
-        pictures = shifted(pictures, down, right)
+        down, right = draw_shifts(len(pictures), max(1, min(size) // 8), draw)
+        pictures = shift_images(pictures, down, right)
         if kind is not None:
             targets = kind.shifted(
                 targets, down.to(pictures.device), right.to(pictures.device), size

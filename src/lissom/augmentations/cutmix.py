@@ -45,13 +45,13 @@ class Cutmix(Augmentation):
         kind: Kind | None,
         classes: int,
     ) -> tuple[Tensor, Tree]:
-        from ..data.augment import box, partners
+        from ..data.augment import draw_box, draw_partners
         from ..trees import at
 
-        share, others = partners(len(pictures), self.alpha, draw)
+        share, others = draw_partners(len(pictures), self.alpha, draw)
         others = others.to(pictures.device)
         height, width = pictures.shape[2:]
-        rows, columns = box(height, width, 1 - share, draw)
+        rows, columns = draw_box(height, width, 1 - share, draw)
         mixed = pictures.clone()
         mixed[:, :, rows, columns] = pictures[others][:, :, rows, columns]
         area = (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)

@@ -33,10 +33,10 @@ class Flip(Augmentation):
         kind: Kind | None,
         classes: int,
     ) -> tuple[Tensor, Tree]:
-        from ..data.augment import mirrored, mirrors
+        from ..data.augment import draw_mirrors, mirror_images
 
-        which = mirrors(len(pictures), draw)
-        pictures = mirrored(pictures, which)
+        which = draw_mirrors(len(pictures), draw)
+        pictures = mirror_images(pictures, which)
         if kind is not None:
             targets = kind.mirrored(targets, which.to(pictures.device), pictures.shape[3])
         return pictures, targets

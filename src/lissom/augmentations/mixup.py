@@ -43,10 +43,10 @@ class Mixup(Augmentation):
         kind: Kind | None,
         classes: int,
     ) -> tuple[Tensor, Tree]:
-        from ..data.augment import partners
+        from ..data.augment import draw_partners
         from ..trees import at
 
-        share, others = partners(len(pictures), self.alpha, draw)
+        share, others = draw_partners(len(pictures), self.alpha, draw)
         others = others.to(pictures.device)
         mixed = share * pictures + (1 - share) * pictures[others]
         if kind is not None:

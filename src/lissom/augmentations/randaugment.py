@@ -44,7 +44,7 @@ class RandAugment(Augmentation):
     ) -> tuple[Tensor, Tree]:
         from torchvision.transforms import v2
 
-        from ..data.augment import each_picture
+        from ..data.augment import transform_each
 
         vary = v2.RandAugment(self.operations, self.magnitude)
-        return each_picture(vary, pictures, draw), targets
+        return transform_each(vary, pictures, draw), targets

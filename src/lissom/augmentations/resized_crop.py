@@ -44,8 +44,8 @@ class ResizedCrop(Augmentation):
     ) -> tuple[Tensor, Tree]:
         from torchvision.transforms import v2
 
-        from ..data.augment import each_picture
+        from ..data.augment import transform_each
 
         size = (pictures.shape[2], pictures.shape[3])
         crop = v2.RandomResizedCrop(size, (self.least, 1.0), antialias=True)
-        return each_picture(crop, pictures, draw), targets
+        return transform_each(crop, pictures, draw), targets

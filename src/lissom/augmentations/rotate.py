@@ -39,7 +39,7 @@ class Rotate(Augmentation):
     ) -> tuple[Tensor, Tree]:
         from torchvision.transforms import v2
 
-        from ..data.augment import each_picture
+        from ..data.augment import transform_each
 
         turn = v2.RandomRotation(self.degrees, v2.InterpolationMode.BILINEAR)
-        return each_picture(turn, pictures, draw), targets
+        return transform_each(turn, pictures, draw), targets

@@ -12,7 +12,7 @@ from ..language.target import Target
 from .cores import quiet_cores
 from .inputs import Input
 from .machine import machine
-from .process import loaded
+from .process import file_process
 
 # oneDNN's names of caps, and the instruction set that a processor needs for each
 CAPS = {
@@ -26,7 +26,7 @@ BATCH_SAMPLES = 250
 TIMING_S = 0.2  # of timing per file
 
 
-def capped(
+def run_capped(
     target: Target, path: Path, samples: Sequence[np.ndarray], cap: str
 ) -> tuple[list[np.ndarray], float] | None:
     """Return all outputs for `samples`, the inputs (n ...) of a file, and the median ms of one
@@ -43,7 +43,9 @@ def capped(
         return None
     settings = {"ONEDNN_MAX_CPU_ISA": cap} if cap else {}
     inputs = [Input.like(part) for part in samples]
-    with loaded(str(target), path, inputs, cpus=quiet_cores(1), more=settings) as process:
+    with file_process(
+        str(target), path, inputs, cpus=quiet_cores(1), environment=settings
+    ) as process:
         batches = [
             process.run([part[k : k + BATCH_SAMPLES] for part in samples])
             for k in range(0, len(samples[0]), BATCH_SAMPLES)

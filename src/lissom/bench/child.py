@@ -24,7 +24,7 @@ import psutil
 
 from .energy import Meter
 from .memory import peak_mib, resident_mib
-from .threads import settle
+from .threads import wait_for_threads
 
 
 def main() -> None:
@@ -44,13 +44,13 @@ def main() -> None:
     from ..language.parse_methods import method_of
     from .inputs import Input, noise
 
-    shown = noise([Input.of(each) for each in job["inputs"]])
+    noise_inputs = noise([Input.of(each) for each in job["inputs"]])
     start = time.perf_counter()
     target: Any = method_of("targets", job["target"])
     import_module(target.module)
     before = resident_mib()
     run = target.load(Path(job["path"]), job["threads"])
-    run(shown)
+    run(noise_inputs)
     load_ms = 1000 * (time.perf_counter() - start)
     after = resident_mib()
     answer(
@@ -63,8 +63,8 @@ def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         if "given" in order:
-            with np.load(order["given"], allow_pickle=False) as held:
-                outputs = run([held[name] for name in held.files])
+            with np.load(order["given"], allow_pickle=False) as arrays:
+                outputs = run([arrays[name] for name in arrays.files])
             np.savez(order["made"], *outputs)
             answer({})
             continue
@@ -72,22 +72,25 @@ def main() -> None:
             answer(
                 {
                     "layers": target.profile(
-                        Path(job["path"]), shown, job["threads"], order["profile"]
+                        Path(job["path"]), noise_inputs, job["threads"], order["profile"]
                     )
                 }
             )
             continue
-        answer(timed(partial(run, shown), order["seconds"], meter) | {"peak_mib": peak_mib()})
+        answer(
+            time_calls(partial(run, noise_inputs), order["seconds"], meter)
+            | {"peak_mib": peak_mib()}
+        )
 
 
-def timed(
+def time_calls(
     run: Callable[[], object],
     seconds: float,
     meter: Meter,
-    rest: Callable[[], object] = settle,
+    wait: Callable[[], object] = wait_for_threads,
 ) -> dict[str, Any]:
     """Call `run` for about some seconds; return the ms of each call, and the joules of all calls,
-    None if unknown. Then wait with `rest`, which does not count.
+    None if unknown. Then call `wait`; its time does not count.
     """
     times: list[float] = []
     meter.joules()
@@ -97,7 +100,7 @@ def timed(
         run()
         times.append(1000 * (time.perf_counter() - begin))
     joules = meter.joules()
-    rest()
+    wait()
     return {"times_ms": times, "joules": joules}
 
 

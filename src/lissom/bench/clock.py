@@ -49,7 +49,7 @@ class Layer:
     groups: int = 1
     transposed: bool = False
 
-    def cut(self, inputs: float, outputs: float) -> Layer:
+    def with_widths(self, inputs: float, outputs: float) -> Layer:
         """Return the layer with other widths, rounded so that all groups are equally wide."""
         if self.groups > 1 and self.groups == self.inputs:  # depthwise
             width = max(1, round(inputs))
@@ -63,12 +63,12 @@ class Layer:
             outputs=max(step, round(outputs / step) * step),
         )
 
-    def model(self) -> bytes:
+    def onnx_file(self) -> bytes:
         """Return the layer as an ONNX file with random weights."""
-        draw = np.random.default_rng(0)
-        each = self.inputs // self.groups if not self.transposed else self.outputs // self.groups
+        rng = np.random.default_rng(0)
+        columns = self.inputs // self.groups if not self.transposed else self.outputs // self.groups
         rows = self.outputs if not self.transposed else self.inputs
-        weight = draw.standard_normal((rows, each, *self.kernel)).astype(np.float32)
+        weight = rng.standard_normal((rows, columns, *self.kernel)).astype(np.float32)
         shape: tuple[int, ...] = (
             (1, self.inputs, *self.size) if self.kernel else (*self.size, self.inputs)
         )
@@ -83,7 +83,7 @@ class Layer:
                 group=self.groups,
             )
         else:
-            weight = np.ascontiguousarray(weight.reshape(rows, each).T)
+            weight = np.ascontiguousarray(weight.reshape(rows, columns).T)
             node = helper.make_node("MatMul", ["x", "w"], ["y"])
         graph = helper.make_graph(
             [node],
@@ -92,10 +92,10 @@ class Layer:
             [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
             [numpy_helper.from_array(weight, "w")],
         )
-        built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-        return onnx.shape_inference.infer_shapes(built).SerializeToString()
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+        return onnx.shape_inference.infer_shapes(model).SerializeToString()
 
-    def images(self) -> np.ndarray:
+    def random_input(self) -> np.ndarray:
         """Return a random input of the layer."""
         shape = (1, self.inputs, *self.size) if self.kernel else (*self.size, self.inputs)
         return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
@@ -121,7 +121,7 @@ def layer_of(op: Op) -> Layer:
     )
 
 
-CALL = Layer(1, 1, size=(1,))  # almost no work: its time is that of a call
+EMPTY_LAYER = Layer(1, 1, size=(1,))  # almost no work: its time is that of a call
 
 
 class LayerClock:
@@ -143,10 +143,10 @@ class LayerClock:
         name = f"layers-{hashlib.sha256(facts.encode()).hexdigest()[:12]}.json"
         self.path = home / name if home else None
         self.table: dict[str, float] = (
-            self._read() if home else TABLES_IN_MEMORY.setdefault(name, {})
+            self._read_table() if home else TABLES_IN_MEMORY.setdefault(name, {})
         )
 
-    def _read(self) -> dict[str, float]:
+    def _read_table(self) -> dict[str, float]:
         try:
             return dict(TABLE(parsed(text_of(self.path)))["ms"]) if self.path else {}
         except (OSError, ValueError):  # then everything is measured again
@@ -156,12 +156,12 @@ class LayerClock:
         """Return the latency of a layer in ms, without the overhead of a call. It is measured if it
         is not in the table.
         """
-        for each in (layer, CALL):
+        for each in (layer, EMPTY_LAYER):
             if repr(each) not in self.table:
-                self.table[repr(each)] = self._timed(each)
-        return max(self.table[repr(layer)] - self.table[repr(CALL)], 1e-4)
+                self.table[repr(each)] = self._measure_ms(each)
+        return max(self.table[repr(layer)] - self.table[repr(EMPTY_LAYER)], 1e-4)
 
-    def keep(self) -> None:
+    def write_table(self) -> None:
         """Write the table, merged with measurements that other processes have written since. If
         writing fails, the layers will be measured again next time.
         """
@@ -175,18 +175,18 @@ class LayerClock:
                     "machine": machine(),
                     "target": str(self.target),
                     "threads": self.threads,
-                    "ms": {**self._read(), **self.table},
+                    "ms": {**self._read_table(), **self.table},
                 },
             )
         except (OSError, LissomError):
             return
 
-    def _timed(self, layer: Layer) -> float:
+    def _measure_ms(self, layer: Layer) -> float:
         with temporary() as folder:
             path = Path(folder) / "layer.onnx"
-            path.write_bytes(layer.model())
+            path.write_bytes(layer.onnx_file())
             run = self.target.load(path, self.threads)
-            images = layer.images()
+            images = layer.random_input()
             for _ in range(3):
                 run(images)
             times: list[float] = []
@@ -197,19 +197,29 @@ class LayerClock:
                 times.append(time.perf_counter() - begin)
         return median(times) * 1000
 
-    def at(self, layer: Layer, inputs: float, outputs: float) -> float:
+    def interpolated_ms(self, layer: Layer, inputs: float, outputs: float) -> float:
         """Return the latency in ms of a layer with other widths, interpolated."""
-        across = [max(1.0, p * layer.inputs) for p in WIDTH_SHARES]
-        along = [max(1.0, p * layer.outputs) for p in WIDTH_SHARES]
+        input_widths = [max(1.0, p * layer.inputs) for p in WIDTH_SHARES]
+        output_widths = [max(1.0, p * layer.outputs) for p in WIDTH_SHARES]
         if layer.groups > 1 and layer.groups == layer.inputs:
             return float(
-                np.interp(inputs, across[::-1], [self.ms(layer.cut(i, i)) for i in across][::-1])
+                np.interp(
+                    inputs,
+                    input_widths[::-1],
+                    [self.ms(layer.with_widths(i, i)) for i in input_widths][::-1],
+                )
             )
         rows = [
-            float(np.interp(outputs, along[::-1], [self.ms(layer.cut(i, o)) for o in along][::-1]))
-            for i in across
+            float(
+                np.interp(
+                    outputs,
+                    output_widths[::-1],
+                    [self.ms(layer.with_widths(i, o)) for o in output_widths][::-1],
+                )
+            )
+            for i in input_widths
         ]
-        return float(np.interp(inputs, across[::-1], rows[::-1]))
+        return float(np.interp(inputs, input_widths[::-1], rows[::-1]))
 
     def predictor(
         self, model: nn.Module, example: Tensor, groups: Sequence[Group]
@@ -223,20 +233,20 @@ class LayerClock:
         def cost(widths: Sequence[int]) -> float:
             total = 0.0
             for name, layer in layers:
-                rows, each = shapes.shape(name, widths)[:2]
-                whole = shapes.full[name]
+                rows, columns = shapes.shape(name, widths)[:2]
+                full_shape = shapes.full[name]
                 outs, ins = (
-                    (each / whole[1], rows / whole[0])
+                    (columns / full_shape[1], rows / full_shape[0])
                     if layer.transposed
-                    else (rows / whole[0], each / whole[1])
+                    else (rows / full_shape[0], columns / full_shape[1])
                 )
                 if layer.groups > 1 and layer.groups == layer.inputs:
                     ins = outs
-                total += self.at(layer, ins * layer.inputs, outs * layer.outputs)
+                total += self.interpolated_ms(layer, ins * layer.inputs, outs * layer.outputs)
             return total
 
         cost([group.size for group in groups])
-        self.keep()
+        self.write_table()
         return cost
 
     def multiple(self, model: nn.Module, example: Tensor) -> int:
@@ -252,22 +262,24 @@ class LayerClock:
         layers = [layer for layer in convolutions if layer.groups == 1]
         if not layers:
             return 8
-        heavy = max(
+        costliest = max(
             layers,
             key=lambda y: y.inputs * y.outputs * int(np.prod(y.kernel)) * int(np.prod(y.size)),
         )
-        each: dict[int, float] = {}
+        ms_per_channel: dict[int, float] = {}
         for m in (1, 2, 4, 8, 16, 32):
-            odd = [
+            widths = [
                 m * k
-                for k in range(1, heavy.outputs // m + 1)
-                if k % 2 and 0.4 <= m * k / heavy.outputs < 1
+                for k in range(1, costliest.outputs // m + 1)
+                if k % 2 and 0.4 <= m * k / costliest.outputs < 1
             ][-3:]
-            if odd:
-                each[m] = median([self.ms(heavy.cut(heavy.inputs, w)) / w for w in odd])
-        self.keep()
-        best = min(each.values(), default=0.0)
-        return min((m for m, per in each.items() if per <= 1.05 * best), default=8)
+            if widths:
+                ms_per_channel[m] = median(
+                    [self.ms(costliest.with_widths(costliest.inputs, w)) / w for w in widths]
+                )
+        self.write_table()
+        best = min(ms_per_channel.values(), default=0.0)
+        return min((m for m, per in ms_per_channel.items() if per <= 1.05 * best), default=8)
 
     def latencies(self, models: Sequence[nn.Module], example: Tensor) -> list[float]:
         """Export networks and return their latencies in ms, measured in turns in fresh processes."""
@@ -277,10 +289,10 @@ class LayerClock:
                 path = Path(folder) / f"{k}.onnx"
                 self.target.export(model, path, tuple(example.shape[1:]), {"baked": "false"})
                 files.append((str(self.target), path))
-            timed: list[Any] = latencies(
+            timings: list[Any] = latencies(
                 files, images((1, *example.shape[1:])), threads=self.threads
             )
-        return [t.median for t in timed]
+        return [t.median for t in timings]
 
 
 def clock_of(threads: int = 1, home: Path | None = None) -> Callable[[str], LayerClock]:

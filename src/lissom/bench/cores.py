@@ -13,7 +13,7 @@ import psutil
 
 CPU_FOLDER = Path("/sys/devices/system/cpu")
 LOAD_FILE = Path("/proc/loadavg")
-SPAN_S = 0.1  # how long the load of the processors is watched
+LOAD_WATCH_S = 0.1  # how long the load of the processors is watched
 THREAD_CHECKS = 5  # for other running threads within that time
 IDLE_TIMES = ("idle", "iowait", "guest", "guest_nice")  # the other numbers include guests
 BUSY_SHARE = 0.5  # if others use more than this share of a core, a slower core is better
@@ -30,23 +30,23 @@ def quiet_cores(count: int) -> list[int] | None:
     if allowed is None:
         return None
     before = used_s()
-    time.sleep(SPAN_S)
+    time.sleep(LOAD_WATCH_S)
     after = used_s()
-    share = {cpu: (after[cpu] - s) / SPAN_S for cpu, s in before.items() if cpu in after}
+    share = {cpu: (after[cpu] - s) / LOAD_WATCH_S for cpu, s in before.items() if cpu in after}
     cores = [[cpu for cpu in core if cpu in share] for core in cores_of(allowed)]
-    return chosen(
+    return choose_processors(
         [core for core in cores if core], share, {cpu: top_khz(cpu) for cpu in share}, count
     )
 
 
-def chosen(
+def choose_processors(
     cores: list[list[int]], share: Mapping[int, float], khz: Mapping[int, int], count: int
 ) -> list[int] | None:
     """Return one processor of each of the `count` best cores. A core is the list of its processors,
     which slow each other down.
 
     >>> busy, speed = {0: 0.9, 1: 0, 2: 0, 3: 0, 4: 0, 5: 0}, {0: 4, 1: 4, 2: 3, 3: 3, 4: 4, 5: 4}
-    >>> chosen([[0, 4], [1, 5], [2], [3]], busy, speed, 2)
+    >>> choose_processors([[0, 4], [1, 5], [2], [3]], busy, speed, 2)
     [5, 3]
     """
 
@@ -55,11 +55,9 @@ def chosen(
         return busy > BUSY_SHARE, -khz[core[0]], round(10 * busy), -core[0]
 
     best = sorted(cores, key=order)[:count]
-    return (
-        [min(reversed(core), key=lambda cpu: round(10 * share[cpu])) for core in best]
-        if len(best) == count
-        else None
-    )
+    if len(best) < count:
+        return None
+    return [min(reversed(core), key=lambda cpu: round(10 * share[cpu])) for core in best]
 
 
 def others_run() -> bool:
@@ -72,7 +70,7 @@ def others_run() -> bool:
             # 1 is this process itself
             if int(LOAD_FILE.read_text(encoding="utf-8").split()[3].split("/")[0]) <= 1:
                 return False
-            time.sleep(SPAN_S / THREAD_CHECKS)
+            time.sleep(LOAD_WATCH_S / THREAD_CHECKS)
         return True
     return False
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-ZONES = Path(
-    "/sys/class/powercap"
-)  # Linux's interface to RAPL, the energy counters of Intel and AMD
+# Linux's interface to RAPL, the energy counters of Intel and AMD
+ZONES_FOLDER = Path("/sys/class/powercap")
 
 
 class Meter:
@@ -15,7 +14,7 @@ class Meter:
     Source: https://docs.kernel.org/power/powercap/powercap.html
     """
 
-    def __init__(self, zones: Path = ZONES) -> None:
+    def __init__(self, zones: Path = ZONES_FOLDER) -> None:
         self.zones = [zone for zone in sorted(zones.glob("intel-rapl:*")) if _is_package(zone)]
         self.before = self._read()
 
@@ -33,22 +32,16 @@ class Meter:
         self.before = self._read()
         if before is None or self.before is None:
             return None
-        return (
-            sum(
-                self._since(zone, *pair)
-                for zone, pair in zip(
-                    self.zones, zip(before, self.before, strict=True), strict=True
-                )
-            )
-            / 1e6
-        )
+        counters = zip(self.zones, before, self.before, strict=True)
+        microjoules = sum(self._since(zone, earlier, now) for zone, earlier, now in counters)
+        return microjoules / 1e6
 
     @staticmethod
     def _since(zone: Path, before: int, now: int) -> int:
         """Return the difference of a counter that wraps around at its end."""
-        end = (
-            0 if now >= before else int((zone / "max_energy_range_uj").read_text(encoding="utf-8"))
-        )
+        if now >= before:
+            return now - before
+        end = int((zone / "max_energy_range_uj").read_text(encoding="utf-8"))
         return now - before + end
 
 

@@ -39,16 +39,16 @@ class Input:
         """Return the input with a batch of `count` samples; one without axes stays as it is."""
         return self if not self.shape else replace(self, shape=(count, *self.shape[1:]))
 
-    def noise(self, draw: np.random.Generator) -> np.ndarray:
+    def noise(self, rng: np.random.Generator) -> np.ndarray:
         """Return random values of the input's shape, type and range."""
         dtype = np.dtype(self.dtype)
         if dtype.kind == "f":
             if self.low is None or self.high is None:
-                return draw.standard_normal(self.shape, dtype=np.float32).astype(dtype)
-            return draw.uniform(self.low, self.high, self.shape).astype(dtype)
+                return rng.standard_normal(self.shape, dtype=np.float32).astype(dtype)
+            return rng.uniform(self.low, self.high, self.shape).astype(dtype)
         low = int(self.low or 0)
         high = int(1 if self.high is None else self.high)
-        return draw.integers(low, high + 1, self.shape).astype(dtype)
+        return rng.integers(low, high + 1, self.shape).astype(dtype)
 
 
 def images(shape: Sequence[int], *, pixels: bool = False) -> list[Input]:
@@ -59,5 +59,5 @@ def images(shape: Sequence[int], *, pixels: bool = False) -> list[Input]:
 
 def noise(inputs: Sequence[Input]) -> list[np.ndarray]:
     """Return noise for all inputs, the same at every call."""
-    draw = np.random.default_rng(0)
-    return [each.noise(draw) for each in inputs]
+    rng = np.random.default_rng(0)
+    return [each.noise(rng) for each in inputs]

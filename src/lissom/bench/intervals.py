@@ -8,15 +8,15 @@ from typing import Any
 MAX_ENDS_RATIO = 1.5
 
 
-def wide(ms: dict[str, Any]) -> bool:
+def is_wide(ms: dict[str, Any]) -> bool:
     """Return whether an interval is too wide for its median to be trusted.
 
-    >>> wide({"median": 2.0, "low": 1.9, "high": 2.1}), wide({"median": 2.0, "low": 1.93, "high": 32.0})
+    >>> is_wide({"low": 1.9, "high": 2.1}), is_wide({"low": 1.93, "high": 32.0})
     (False, True)
     """
     return bool(ms["high"] > MAX_ENDS_RATIO * ms["low"])
 
 
-def disturbed(latencies: dict[str, Any]) -> bool:
+def is_disturbed(latencies: dict[str, Any]) -> bool:
     """Return whether the interval of a target's latency or of the float network's is too wide."""
-    return wide(latencies["latency_ms"]) or wide(latencies["float_latency_ms"])
+    return is_wide(latencies["latency_ms"]) or is_wide(latencies["float_latency_ms"])

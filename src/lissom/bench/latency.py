@@ -13,7 +13,7 @@ from statistics import median
 from ..errors import LissomError
 from .cores import quiet_cores
 from .inputs import Input
-from .process import Process, loaded
+from .process import Process, file_process
 
 ROUNDS = 15
 WARM_UP_ROUNDS = 12  # at most
@@ -74,25 +74,25 @@ def latencies(
     cpus = quiet_cores(threads)
     with ExitStack() as stack:
         processes = [
-            stack.enter_context(loaded(target, path, inputs, threads=threads, cpus=cpus))
+            stack.enter_context(file_process(target, path, inputs, threads=threads, cpus=cpus))
             for target, path in files
         ]
         for process in processes:
             warm_up(process)
         calls: list[list[list[float]]] = [[] for _ in processes]
-        used: list[list[float | None]] = [[] for _ in processes]
+        energy: list[list[float | None]] = [[] for _ in processes]
         for _ in range(rounds):
-            for each, joules, process in zip(calls, used, processes, strict=True):
-                each.append(process.times(ROUND_S))
+            for process_calls, joules, process in zip(calls, energy, processes, strict=True):
+                process_calls.append(process.times(ROUND_S))
                 joules.append(process.joules)
         timings = [
             timing(process, ms, joules)
-            for process, ms, joules in zip(processes, calls, used, strict=True)
+            for process, ms, joules in zip(processes, calls, energy, strict=True)
         ]
-        for place, process in enumerate(processes if profiled else ()):
+        for index, process in enumerate(processes if profiled else ()):
             # if the profiler crashes, the measurements so far are kept
             with suppress(LissomError):
-                timings[place] = replace(timings[place], layers=process.layers(profiled))
+                timings[index] = replace(timings[index], layers=process.layers(profiled))
         return timings
 
 
@@ -101,16 +101,18 @@ def timing(
 ) -> Timing:
     """Return the timing of a process from its rounds of calls in ms and the joules of each round."""
     medians = [median(call) for call in calls]
-    every = sorted(chain.from_iterable(calls))
-    known = [1000 * j / len(call) for call, j in zip(calls, joules, strict=True) if j is not None]
+    sorted_calls = sorted(chain.from_iterable(calls))
+    millijoules = [
+        1000 * j / len(call) for call, j in zip(calls, joules, strict=True) if j is not None
+    ]
     peak, resident = (
         None if mib is None else round(mib, 1) for mib in (process.peak_mib, process.resident_mib)
     )
     return Timing(
         median(medians),
         *interval(medians),
-        every[min(len(every) - 1, int(0.99 * len(every)))],
-        round(median(known), 4) if known else None,
+        sorted_calls[min(len(sorted_calls) - 1, int(0.99 * len(sorted_calls)))],
+        round(median(millijoules), 4) if millijoules else None,
         round(process.load_ms, 1),
         peak,
         resident,
@@ -119,12 +121,12 @@ def timing(
 
 def warm_up(process: Process) -> None:
     """Run a file until two rounds agree."""
-    before = process.ms(ROUND_S)
+    previous = process.ms(ROUND_S)
     for _ in range(WARM_UP_ROUNDS):
         now = process.ms(ROUND_S)
-        if abs(now - before) <= 0.05 * before:
+        if abs(now - previous) <= 0.05 * previous:
             return
-        before = now
+        previous = now
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -135,5 +137,5 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     """
     ordered = sorted(values)
     n = len(values)
-    down = max(0, int(n / 2 - 0.98 * sqrt(n)))
-    return ordered[down], ordered[n - 1 - down]
+    low_index = max(0, int(n / 2 - 0.98 * sqrt(n)))
+    return ordered[low_index], ordered[n - 1 - low_index]

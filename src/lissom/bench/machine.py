@@ -67,7 +67,7 @@ def machine_text(facts: Mapping[str, Any]) -> str:
     return f"{facts['cpu']}, {facts['cores']} cores"
 
 
-def measured_on(record: dict[str, Any], found: dict[str, Any]) -> str:
+def measured_on(record: dict[str, Any], measurement: dict[str, Any]) -> str:
     """Return the machine on which a target of a record was measured, and the number of threads if
     there were several: only latencies with equal ones are compared. Records of earlier versions
     name no machine; there it is the one that made the network.
@@ -75,9 +75,9 @@ def measured_on(record: dict[str, Any], found: dict[str, Any]) -> str:
     >>> measured_on({}, {"machine": "AMD EPYC 9B14, 4 cores", "threads": 4})
     'AMD EPYC 9B14, 4 cores, with 4 threads'
     """
-    threads = found.get("threads", 1)
+    threads = measurement.get("threads", 1)
     several = "" if threads == 1 else f", with {threads or 'all'} threads"
-    return (found.get("machine") or machine_text(record["machine"])) + several
+    return (measurement.get("machine") or machine_text(record["machine"])) + several
 
 
 def processor() -> tuple[str, set[str]]:
@@ -95,9 +95,11 @@ def processor() -> tuple[str, set[str]]:
         import torch
 
         # PyTorch has this function since 2.12
-        said: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-        name = name or str(said.get("cpu_name") or "")
-        flags = {NAMES_IN_PYTORCH.get(flag, flag) for flag, has in said.items() if has is True}
+        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        name = name or str(capabilities.get("cpu_name") or "")
+        flags = {
+            NAMES_IN_PYTORCH.get(flag, flag) for flag, has in capabilities.items() if has is True
+        }
     return name or platform.processor() or platform.machine(), flags
 
 
@@ -116,15 +118,15 @@ def gpu() -> dict[str, Any]:
 
     if not torch.cuda.is_available():
         return {}
-    found = torch.cuda.get_device_properties(0)
+    properties = torch.cuda.get_device_properties(0)
     cudnn = torch.backends.cudnn.version()  # 92400 stands for 9.24.0
     driver = ""
     with suppress(OSError):
         match = re.search(r"Module.*?\s(\d+(?:\.\d+)+)", DRIVER_FILE.read_text(encoding="utf-8"))
         driver = match[1] if match else ""
     facts = {
-        "name": found.name,
-        "memory_gib": round(found.total_memory / 2**30, 1),
+        "name": properties.name,
+        "memory_gib": round(properties.total_memory / 2**30, 1),
         "count": torch.cuda.device_count(),
         "driver": driver,
         "cuda": torch.version.cuda,

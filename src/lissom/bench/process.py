@@ -27,7 +27,7 @@ TAIL_BYTES = 1 << 14  # bytes of it that are read if the process dies
 
 
 class Process:
-    """A process that `loaded` started: runs the file and returns outputs and times."""
+    """A process that `file_process` started: runs the file and returns outputs and times."""
 
     def __init__(self, target: str, process: subprocess.Popen[str], folder: Path) -> None:
         self.target = target
@@ -51,22 +51,22 @@ class Process:
             line = ""
         if not line:
             self.process.wait()
-            said = tail_of(self.folder / OUTPUT_FILE).strip().splitlines() or ["none"]
+            output = tail_of(self.folder / OUTPUT_FILE).strip().splitlines() or ["none"]
             raise LissomError(
                 f"{self.target}: the process that runs the file "
                 f"{ended(self.process.returncode)}; its last "
-                f"words: {said[-1].strip()[:200]}"
+                f"words: {output[-1].strip()[:200]}"
             )
         return dict(json.loads(line))
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return all outputs (n ...) of the file for all its inputs (n ...)."""
-        given = self.folder / "given.npz"
-        made = self.folder / "made.npz"
-        np.savez(given, *inputs)
-        self.ask({"given": str(given), "made": str(made)})
-        with np.load(made, allow_pickle=False) as held:
-            return [held[name] for name in held.files]
+        input_file = self.folder / "given.npz"
+        output_file = self.folder / "made.npz"
+        np.savez(input_file, *inputs)
+        self.ask({"given": str(input_file), "made": str(output_file)})
+        with np.load(output_file, allow_pickle=False) as outputs:
+            return [outputs[name] for name in outputs.files]
 
     def times(self, seconds: float) -> list[float]:
         """Run one batch of noise for some seconds and return the ms of each call. Waits until the
@@ -88,40 +88,40 @@ class Process:
 
 
 @contextmanager
-def loaded(
+def file_process(
     target: str,
     path: Path,
     inputs: Sequence[Input],
     *,
     threads: int = 1,
     cpus: Sequence[int] | None = None,
-    more: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Process]:
     """Start a process that loads a file and runs it once on noise, and end it afterwards.
 
-    It runs only on the processors `cpus`, or on any if None. `more` are environment variables.
-    Raises LissomError if the process dies, now or during any order.
+    It runs only on the processors `cpus`, or on any if None. `environment` has further environment
+    variables. Raises LissomError if the process dies, now or during any order.
     """
-    settings = surroundings(
-        OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), **(more or {})
+    variables = surroundings(
+        OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), **(environment or {})
     )
     # Files are timed with the runtime's own way of waiting for threads. If threads sleep while they
     # wait, as training on a busy machine sets it, PyTorch takes twice as long on two threads, and
     # the other runtimes would look better than they are.
-    settings.pop("OMP_WAIT_POLICY", None)
+    variables.pop("OMP_WAIT_POLICY", None)
     with ExitStack() as stack:
         folder = stack.enter_context(temporary())
         # not a pipe: nobody reads while the process runs, and a full pipe stops a runtime that prints
-        said = stack.enter_context((folder / OUTPUT_FILE).open("wb"))
+        output = stack.enter_context((folder / OUTPUT_FILE).open("wb"))
         process = subprocess.Popen(
             command("lissom.bench.child"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=said,
+            stderr=output,
             text=True,
             encoding="utf-8",
             errors="replace",
-            env=settings,
+            env=variables,
         )
         for pipe in filter(None, (process.stdin, process.stdout)):
             stack.callback(_close, pipe)

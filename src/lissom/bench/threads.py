@@ -13,14 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 
 THREADS_FOLDER = Path("/proc/self/task")  # Linux's
-SETTLE_S = 1.0  # longest wait for spinning threads
+MAX_WAIT_S = 1.0  # longest wait for spinning threads
 CHECK_S = 0.002
 QUIET_CHECKS = 3  # in a row, if only the process's CPU time can be checked
 
 
-def settle() -> None:
-    """Wait until no other thread of this process runs, at most SETTLE_S."""
-    end = time.monotonic() + SETTLE_S
+def wait_for_threads() -> None:
+    """Wait until no other thread of this process runs, at most MAX_WAIT_S."""
+    end = time.monotonic() + MAX_WAIT_S
     quiet = 0
     while quiet < QUIET_CHECKS and time.monotonic() < end:
         before = time.process_time()
@@ -41,8 +41,9 @@ def others_run() -> bool | None:
         return None
     for task in tasks:
         with suppress(OSError):  # the thread may have ended
-            if (task / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[
-                2
-            ].split()[0] == "R":
+            text = (task / "stat").read_text(encoding="utf-8", errors="replace")
+            # the state comes after the name of the thread, in parentheses
+            state = text.rpartition(")")[2].split()[0]
+            if state == "R":
                 return True
     return False

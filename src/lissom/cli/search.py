@@ -137,9 +137,9 @@ def search(
 
 def show(found: SearchResult, *, json: bool) -> None:
     """Print the result of a search."""
-    from ..report.searched import print_found
+    from ..report.searched import print_search
 
     if json:
         print_json(found.json())
     else:
-        print_found(found)
+        print_search(found)

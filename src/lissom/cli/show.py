@@ -67,15 +67,15 @@ def compare(
 
     Steps, metrics, sizes, and layer by layer.
     """
-    from ..report.comparison import compared, print_compared
+    from ..report.comparison import compare_records, print_comparison
     from ..store.store import Store
 
     kept = Store(store)
-    found = compared(kept.record(kept.find(first)), kept.record(kept.find(second)), kept)
+    found = compare_records(kept.record(kept.find(first)), kept.record(kept.find(second)), kept)
     if json:
         print_json(found)
     else:
-        print_compared(found)
+        print_comparison(found)
 
 
 @app.command()

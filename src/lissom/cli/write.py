@@ -81,11 +81,11 @@ def export(
         if not nms:
             raise LissomError("--kind: it says how detections are picked; give --nms")
         check_kind(kind)
-    from ..commands.bench import size_of as bytes_of
-    from ..commands.export import Wanted, export_key
+    from ..commands.bench import size_bytes as bytes_of
+    from ..commands.export import ExportOptions, export_key
     from ..report.live import Live
 
-    wanted = Wanted(bake, nms, kind, pictures)
+    wanted = ExportOptions(bake, nms, kind, pictures)
 
     with Live(quiet=json) as live:
         path = export_key(found, kept, to, output, wanted, model, say=live.begin, with_code=snippet)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..bench.inputs import Input, images
-from ..bench.process import loaded
+from ..bench.process import file_process
 from ..data.data import AS_GIVEN, Data
 from ..data.inputs import inputs_of, is_plain
 from ..errors import LissomError, listed
@@ -88,19 +88,19 @@ def fixed_batch(path: Path) -> int | None:
     return dims[0].dim_value or None if len(dims) else None
 
 
-def in_batches(run: RunFile, batch: int) -> RunFile:
+def run_in_batches(run: RunFile, batch: int) -> RunFile:
     """Return a function that runs samples in batches of one size, of which the last is padded."""
 
-    def all_of(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def run_all(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         count = len(inputs[0])
-        missing = -count % batch
-        filled = [np.concatenate([part, np.repeat(part[-1:], missing, 0)]) for part in inputs]
+        padding = -count % batch
+        padded = [np.concatenate([part, np.repeat(part[-1:], padding, 0)]) for part in inputs]
         answers = [
-            run([part[k : k + batch] for part in filled]) for k in range(0, count + missing, batch)
+            run([part[k : k + batch] for part in padded]) for k in range(0, count + padding, batch)
         ]
         return [np.concatenate(parts)[:count] for parts in zip(*answers, strict=True)]
 
-    return all_of
+    return run_all
 
 
 def file_metrics(
@@ -124,36 +124,39 @@ def file_metrics(
             "that was exported without --pictures"
         )
     baked = is_baked(facts)
-    said = classes_in(facts)
-    named = said != [str(k) for k in range(len(said))]  # numbers do not count as names
-    if named and list(data.classes) != said and len(said) == len(data.classes):
+    file_classes = classes_in(facts)
+    # numbers do not count as names
+    has_names = file_classes != [str(k) for k in range(len(file_classes))]
+    if has_names and list(data.classes) != file_classes and len(file_classes) == len(data.classes):
         raise LissomError(
             f"{path}: expected the classes of {data.name} in their order ({listed(data.classes, 4)}), "
-            f"got ({listed(said, 4)}); --classes states the file's"
+            f"got ({listed(file_classes, 4)}); --classes states the file's"
         )
     task = Task(nn.Identity, data, kind=kind_named(text)[0] if text else None)
     batch = fixed_batch(path)
     example = data.example()
-    shown = images((batch or 1, *data.shape), pixels=baked)
+    process_inputs = images((batch or 1, *data.shape), pixels=baked)
     if not is_plain(example):
-        given = inputs_of(example)
-        shown = [Input.of({**facts, "shape": [batch or 1, *facts["shape"]]}) for facts in given]
-    with loaded(target, path, shown) as process:
-        run = process.run if batch is None else in_batches(process.run, batch)
+        example_inputs = inputs_of(example)
+        process_inputs = [
+            Input.of({**facts, "shape": [batch or 1, *facts["shape"]]}) for facts in example_inputs
+        ]
+    with file_process(target, path, process_inputs) as process:
+        run = process.run if batch is None else run_in_batches(process.run, batch)
         answers = file_answers(run, task, data.test, baked, outputs_in(path))
-        return scored(task, checked(path, task, answers))
+        return scored(task, check_answers(path, task, answers))
 
 
-def checked(path: Path, task: Task, answers: Answered) -> Answered:
+def check_answers(path: Path, task: Task, answers: Answered) -> Answered:
     """Yield outputs with their targets. Raises LissomError if they do not suit the task."""
     for outputs, targets in answers:
-        wanted = None
+        expected = None
         if task.kind is not None:
-            wanted = task.kind.misfit(outputs, targets, len(task.data.classes))
-        if wanted is not None:
+            expected = task.kind.misfit(outputs, targets, len(task.data.classes))
+        if expected is not None:
             raise LissomError(
                 f"{path}: it answers {shapes(outputs)} for {length(targets)} samples of "
-                f"{task.data.name}; {task.kind}: expected {wanted}; --classes names all classes that "
+                f"{task.data.name}; {task.kind}: expected {expected}; --classes names all classes that "
                 "it answers, --kind says the kind of task"
             )
         yield outputs, targets

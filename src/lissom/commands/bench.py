@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bench.inputs import Input, images
-from ..bench.intervals import wide
+from ..bench.intervals import is_wide
 from ..bench.latency import Timing, latencies
 from ..bench.machine import machine
 from ..data.data import Data
@@ -28,7 +28,7 @@ from .accuracy import facts_in, file_metrics, preprocess_in, takes_pictures
 from .bench_arguments import file_or_key
 
 # baselines of every bench: next to a runtime that is slow in float, any integer file looks fast
-FLOATS = ("torch", "onnxruntime", "openvino", 'openvino(precision="bf16")')
+FLOAT_TARGETS = ("torch", "onnxruntime", "openvino", 'openvino(precision="bf16")')
 PROFILED_RUNS = 50  # runs; the latency of each layer is their median
 
 
@@ -54,7 +54,7 @@ class Candidate:
 
 
 def bench(
-    things: list[str],
+    arguments: list[str],
     store: Store,
     to: str,
     shape: tuple[int, ...] | None,
@@ -83,10 +83,10 @@ def bench(
     network, None if either measurement was `disturbed`. `level` says that their intervals overlap.
     Raises LissomError if nothing can be timed.
     """
-    pairs = candidates(things, store, to, shape, model)
+    pairs = candidates(arguments, store, to, shape, model)
     if baselines:
         sources = dict.fromkeys(pair.source for pair in pairs if pair.source)
-        pairs += uncompressed(list(sources), store, say, model)
+        pairs += baseline_candidates(list(sources), store, say, model)
     if len({pair.shapes for pair in pairs}) > 1:
         raise LissomError(
             "bench: the networks take inputs of different shapes; time them one by one"
@@ -94,11 +94,11 @@ def bench(
     metrics = measured_metrics(pairs, data, kind, say) if data else {}
     rows: list[dict[str, Any]] = []
     for batch, count in product(batches, threads):
-        shown = [each.in_batches_of(batch) for each in pairs[0].inputs]
+        inputs = [each.in_batches_of(batch) for each in pairs[0].inputs]
         try:
             timings = latencies(
                 [(pair.target, pair.path) for pair in pairs],
-                shown,
+                inputs,
                 threads=count,
                 profiled=PROFILED_RUNS if layers else 0,
             )
@@ -109,7 +109,9 @@ def bench(
             say(f"batches of {batch}, threads {count}: {error}")
             continue
         for pair, timing in zip(pairs, timings, strict=True):
-            own = [t for t, p in zip(timings, pairs, strict=True) if p.is_baseline_of(pair)]
+            baseline_timings = [
+                t for t, p in zip(timings, pairs, strict=True) if p.is_baseline_of(pair)
+            ]
             rows.append(
                 {
                     "name": pair.name,
@@ -118,11 +120,11 @@ def bench(
                     "artefact": str(pair.path),
                     "batch": batch,
                     "threads": count,
-                    "size_bytes": size_of(pair.path),
+                    "size_bytes": size_bytes(pair.path),
                     "metrics": metrics.get((pair.target, pair.path), {}),
                     "latency_ms": timing.latency_ms(),
                     "rank": 1 + sum(t.high < timing.low for t in timings),
-                    **compared(timing, own),
+                    **speedup_over(timing, baseline_timings),
                     **timing.costs(),
                 }
             )
@@ -134,13 +136,17 @@ def bench(
 
 
 def candidates(
-    things: list[str], store: Store, to: str, shape: tuple[int, ...] | None, model: str | None
+    arguments: list[str], store: Store, to: str, shape: tuple[int, ...] | None, model: str | None
 ) -> list[Candidate]:
     """Return a candidate for every file or key in every target that `to` names."""
     targets = targets_of(to)
     if not targets:
         raise LissomError("bench: --to names no target")
-    return [resolve(thing, target, store, shape, model) for target in targets for thing in things]
+    return [
+        resolve(argument, target, store, shape, model)
+        for target in targets
+        for argument in arguments
+    ]
 
 
 def measured_metrics(
@@ -152,32 +158,32 @@ def measured_metrics(
     """Return the metrics of each file in its runtime, by (target, path). Each file has the
     preprocessing in its metadata.
     """
-    loaded: dict[str | None, Data] = {}
+    data_by_preprocessing: dict[str | None, Data] = {}
     metrics = {}
     for pair in pairs:
         text = preprocess_in(pair.path)
-        if text not in loaded:
-            loaded[text] = data(text)
-        seen = loaded[text]
-        given = shapes(mapped(lambda t: t[0], seen.example()))
-        if given != pair.shapes:
+        if text not in data_by_preprocessing:
+            data_by_preprocessing[text] = data(text)
+        of_file = data_by_preprocessing[text]
+        data_shapes = shapes(mapped(lambda t: t[0], of_file.example()))
+        if data_shapes != pair.shapes:
             raise LissomError(
-                f"bench: {pair.path.name} takes inputs of {pair.shapes}, and {seen.name} gives {given}; "
-                "--preprocess says how images are seen"
+                f"bench: {pair.path.name} takes inputs of {pair.shapes}, and "
+                f"{of_file.name} gives {data_shapes}; --preprocess says how images are seen"
             )
-        say(f"{pair.name}  {pair.target}: {len(seen.test)} test samples")
-        metrics[pair.target, pair.path] = file_metrics(pair.path, pair.target, seen, kind=kind)
+        say(f"{pair.name}  {pair.target}: {len(of_file.test)} test samples")
+        metrics[pair.target, pair.path] = file_metrics(pair.path, pair.target, of_file, kind=kind)
     return metrics
 
 
-def compared(timing: Timing, baselines: Sequence[Timing]) -> dict[str, Any]:
+def speedup_over(timing: Timing, baselines: Sequence[Timing]) -> dict[str, Any]:
     """Return the speedup over the fastest baseline: None without one, or if either was `disturbed`.
 
     `level`: the intervals overlap, so neither is certainly faster. Ranks and fronts follow the same
     rule.
     """
     fastest = min(baselines, default=None, key=lambda t: t.median)
-    disturbed = any(wide(t.latency_ms()) for t in (timing, fastest) if t)
+    disturbed = any(is_wide(t.latency_ms()) for t in (timing, fastest) if t)
     faster = round(fastest.median / timing.median, 3) if fastest and not disturbed else None
     level = (
         faster is not None
@@ -188,16 +194,15 @@ def compared(timing: Timing, baselines: Sequence[Timing]) -> dict[str, Any]:
     return {"faster": faster, "level": level, "disturbed": disturbed}
 
 
-def size_of(path: Path) -> int:
+def size_bytes(path: Path) -> int:
     """Return the size of a file in bytes; OpenVINO's .xml includes the .bin with its weights."""
     beside = path.with_suffix(".bin")
-    return path.stat().st_size + (
-        beside.stat().st_size if path.suffix == ".xml" and beside.is_file() else 0
-    )
+    weights_bytes = beside.stat().st_size if path.suffix == ".xml" and beside.is_file() else 0
+    return path.stat().st_size + weights_bytes
 
 
 def resolve(
-    thing: str,
+    argument: str,
     target: Target,
     store: Store,
     shape: tuple[int, ...] | None,
@@ -206,46 +211,48 @@ def resolve(
     """Return the candidate that a word of the command line names: a file, or a key, which is
     exported if the store has no file of it.
     """
-    found = file_or_key(thing, store)
+    named = file_or_key(argument, store)
     source = None
-    if isinstance(found, Path):
-        path = found
-        inputs = inputs_of_file(found) if shape is None else given_size(found, shape)
+    if isinstance(named, Path):
+        path = named
+        inputs = inputs_of_file(named) if shape is None else inputs_of_size(named, shape)
     else:
-        key = found
+        key = named
         source = store.record(key)["float"]["key"]
         path = export_if_missing(
             store, key, target, False, lambda: build_from_entry(key, store, model)
         )
         inputs = inputs_in(store.record(key), 1)
-    fits = (f".{target.ending}", *target.others)
-    if path.suffix not in fits:
-        raise LissomError(f"bench: {target}: expected {' or '.join(fits)} files, got {path}")
-    return Candidate(thing, str(target), path, tuple(inputs), source)
+    endings = (f".{target.ending}", *target.others)
+    if path.suffix not in endings:
+        raise LissomError(f"bench: {target}: expected {' or '.join(endings)} files, got {path}")
+    return Candidate(argument, str(target), path, tuple(inputs), source)
 
 
-def uncompressed(
+def baseline_candidates(
     keys: Sequence[str], store: Store, say: Callable[[str], None], model: str | None = None
 ) -> list[Candidate]:
     """Return the uncompressed networks of keys in every runtime for floats that is installed."""
-    made = [target for text in FLOATS if isinstance(target := method_of("targets", text), Target)]
+    targets = [
+        target for text in FLOAT_TARGETS if isinstance(target := method_of("targets", text), Target)
+    ]
     if "amx_bf16" not in machine()["isa"] and "avx512_bf16" not in machine()["isa"]:
-        made = [target for target in made if not target.rounds()]
-    found = []
-    for key, target in product(keys, [target for target in made if target.missing() is None]):
+        targets = [target for target in targets if not target.rounds()]
+    baselines = []
+    for key, target in product(keys, [target for target in targets if target.missing() is None]):
         name = "uncompressed" if len(keys) == 1 else f"uncompressed {key}"
         try:
             path = export_if_missing(
                 store, key, target, False, partial(build_from_entry, key, store, model)
             )
             inputs = tuple(inputs_in(store.record(key), 1))
-            found.append(Candidate(name, str(target), path, inputs, key, baseline=True))
+            baselines.append(Candidate(name, str(target), path, inputs, key, baseline=True))
         except LissomError as error:
             say(f"no baseline {name} in {target}: {error}")
-    return found
+    return baselines
 
 
-def given_size(path: Path, shape: tuple[int, ...]) -> list[Input]:
+def inputs_of_size(path: Path, shape: tuple[int, ...]) -> list[Input]:
     """Return the inputs of a file for one sample of `shape` (c h w); they may be 8-bit images."""
     if not takes_pictures(facts_in(path)):
         return images((1, *shape))
@@ -287,11 +294,11 @@ def declared_inputs(path: Path) -> list[Input]:
 def check_shape(path: Path, shape: tuple[int, ...]) -> None:
     """Raise LissomError if an ONNX file does not take inputs of `shape` (n c h w)."""
     if path.suffix in (".onnx", ENDING):
-        wanted = declared_inputs(path)[0].shape
-        if len(wanted) != len(shape) or any(
-            size not in (0, given) for size, given in zip(wanted, shape, strict=True)
+        declared = declared_inputs(path)[0].shape
+        if len(declared) != len(shape) or any(
+            size not in (0, given) for size, given in zip(declared, shape, strict=True)
         ):
-            said = ", ".join(str(size or "any") for size in wanted)
+            text = ", ".join(str(size or "any") for size in declared)
             raise LissomError(
-                f"latency: {path} takes inputs of shape ({said}), the batch first; got {shape}"
+                f"latency: {path} takes inputs of shape ({text}), the batch first; got {shape}"
             )

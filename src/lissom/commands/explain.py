@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ..data.own_splits import are_classes
-from ..data.split import spread
+from ..data.split import evenly_spaced
 from ..errors import LissomError, silent
 from ..language.recipe import Recipe
 from ..language.target import Target
 from ..learning.evaluate import network_outputs, relative
-from ..report.explanation import LEARNED, concluded
+from ..report.explanation import LEARNED_STAGE, conclusions
 from ..running.measure import export_if_missing
 from ..steps.quantize import Quantize
 from ..store.snapshot import restore
@@ -50,20 +50,21 @@ class Explainer:
 
     def __post_init__(self) -> None:
         self.record = self.store.record(self.key)
-        made = self.record["task"]
-        own = f"{made['data']}, seen as {tuple(made['shape'])}"
+        task = self.record["task"]
+        entry_data = f"{task['data']}, seen as {tuple(task['shape'])}"
         data = f"{self.task.data.name}, seen as {self.task.data.shape}"
-        if own != data:
+        if entry_data != data:
             raise LissomError(
-                f"explain: {self.key} learned on {own}; --data, --preprocess and --size say {data}"
+                f"explain: {self.key} learned on {entry_data}; --data, --preprocess and --size "
+                f"say {data}"
             )
         try:
             network = restore(self.task.fresh, self.store.folder(self.key))
         except LissomError as error:
-            if made["model"] == self.task.name:
+            if task["model"] == self.task.name:
                 raise
             raise LissomError(
-                f"explain: {self.key} is a {made['model']}; --model says {self.task.name}"
+                f"explain: {self.key} is a {task['model']}; --model says {self.task.name}"
             ) from error
         if not isinstance(network, QuantizedNetwork):
             raise LissomError(
@@ -108,7 +109,7 @@ class Explainer:
             str(target): self.measured_file(target, path, simulated, labels)
             for target, path in paths.items()
         }
-        found: dict[str, Any] = {
+        findings: dict[str, Any] = {
             "images": {"stages": length(labels), "layers": min(images, len(self.task.data.valid))},
             "against": self.reference_key(),
             "trained_since": self.learned_since,
@@ -121,28 +122,22 @@ class Explainer:
             "ends": ends,
             "targets": files,
         }
-        found["said"] = [
+        findings["said"] = [
             *(f"{note}." for note in self.task.notes()),
-            *self.left_float(),
-            *concluded(found),
+            *self.float_layers_note(),
+            *conclusions(findings),
         ]
-        return found
+        return findings
 
-    def left_float(self) -> list[str]:
+    def float_layers_note(self) -> list[str]:
         """Return [a sentence on the layers that quantize left float, and why], or []."""
         step = str(self.steps[self.quantize_at])
-        made_from = self.store.chain(self.record)  # one record for each step, the last step's first
-        back = len(self.steps) - 1 - self.quantize_at
-        facts = made_from[back]["facts"] if back < len(made_from) else {}
-        return [
-            f"{said}."
-            for said in [
-                coverage_sentence(
-                    step, facts.get("quantized", 0), facts.get("left_float", {}), "float"
-                )
-            ]
-            if said
-        ]
+        records = self.store.chain(self.record)  # one record for each step, the last step's first
+        index = len(self.steps) - 1 - self.quantize_at
+        facts = records[index]["facts"] if index < len(records) else {}
+        count = facts.get("quantized", 0)
+        sentence = coverage_sentence(step, count, facts.get("left_float", {}), "float")
+        return [f"{sentence}."] if sentence else []
 
     def stages(self, floats: Layers | None) -> tuple[list[dict[str, Any]], Tree, Tree]:
         """Return the score on the test images for each stage of rounding, and the outputs and
@@ -159,7 +154,7 @@ class Explainer:
         rows = [self.stage_row("float", reference, reference, labels)]
         simulated = reference
         for name, kept in (
-            (LEARNED if self.learned_since else "folded", []),
+            (LEARNED_STAGE if self.learned_since else "folded", []),
             ("weights only", weights),
             ("inputs only", inputs),
             ("both, simulated", [*weights, *inputs]),
@@ -167,7 +162,7 @@ class Explainer:
             with rounding_only(network, kept, floats):
                 simulated, _ = network_outputs(network, self.task.data, test)
             # changes by learning are not counted as noise of rounding
-            reference = simulated if name == LEARNED else reference
+            reference = simulated if name == LEARNED_STAGE else reference
             rows.append(self.stage_row(name, simulated, reference, labels))
         return rows, simulated, labels
 
@@ -180,9 +175,11 @@ class Explainer:
         }
         answer = answer_in(outputs)
         if answer is not None and answer.ndim - 1 == labels.ndim == 1 and are_classes(labels):
-            now = answer.argmax(1) == labels
-            then = answer_of(reference).argmax(1) == labels
-            row.update(lost=int((then & ~now).sum()), won=int((now & ~then).sum()))
+            correct = answer.argmax(1) == labels
+            was_correct = answer_of(reference).argmax(1) == labels
+            row.update(
+                lost=int((was_correct & ~correct).sum()), won=int((correct & ~was_correct).sum())
+            )
         return row
 
     def layers(
@@ -196,27 +193,30 @@ class Explainer:
         data = self.task.data
         network = self.network
         layers = layers_of(self.network)
-        some = spread(data.valid, images)
+        part = evenly_spaced(data.valid, images)
         rows = layer_noise(network, data.calibration(min(256, images)), floats)
         inputs = [network.grid_of(site) for site in network.grids]
-        every = [*(r for layer in layers.values() for r in roundings(layer, "weights")), *inputs]
+        all_roundings = [
+            *(r for layer in layers.values() for r in roundings(layer, "weights")),
+            *inputs,
+        ]
         with rounding_only(network, [], floats):
-            reference, labels = network_outputs(network, data, some)
+            reference, labels = network_outputs(network, data, part)
         ends = {
             "float": main_metric(self.task, reference, labels),
-            "rounded": main_metric(self.task, network_outputs(network, data, some)[0], labels),
+            "rounded": main_metric(self.task, network_outputs(network, data, part)[0], labels),
         }
         for row in rows:
             own = roundings(layers[row["name"]])
-            self.say(f"{self.key}  {row['name']}: alone and left out, {len(some)} images")
-            for word, kept in (
+            self.say(f"{self.key}  {row['name']}: alone and left out, {len(part)} images")
+            for column, kept in (
                 ("alone", own),
-                ("left_out", [r for r in every if not any(r is o for o in own)]),
+                ("left_out", [r for r in all_roundings if not any(r is o for o in own)]),
             ):
                 with rounding_only(network, kept, floats):
-                    outputs, _ = network_outputs(network, data, some)
-                row[word] = main_metric(self.task, outputs, labels)
-                if word == "alone":
+                    outputs, _ = network_outputs(network, data, part)
+                row[column] = main_metric(self.task, outputs, labels)
+                if column == "alone":
                     row["noise"] = relative(outputs, reference)
         return rows, ends
 

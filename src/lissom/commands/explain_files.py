@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from ..bench.capped import CAPS, capped
-from ..bench.process import loaded
-from ..data.split import CPU, spread
+from ..bench.capped import CAPS, run_capped
+from ..bench.process import file_process
+from ..data.split import CPU, evenly_spaced
 from ..language.target import Target
 from ..learning.evaluate import file_answers, join_batches, relative, scored
 from ..report.rows import main_score
@@ -37,16 +37,16 @@ def file_row(
 
     `simulated` are the outputs of the quantized network in PyTorch on the same images.
     """
-    with loaded(str(target), path, inputs_in(record, 1)) as process:
+    with file_process(str(target), path, inputs_in(record, 1)) as process:
         answers = file_answers(process.run, task, task.data.test, False, simulated)
         outputs, _ = join_batches(answers)
-    alike = task.agreement()
-    alike.add(outputs, simulated)
+    agreement = task.agreement()
+    agreement.add(outputs, simulated)
     fused = target.fused(path)
     return {
         "score": main_metric(task, outputs, labels),
         "noise": relative(outputs, simulated),
-        "agreement": alike.values().get("agreement"),
+        "agreement": agreement.values().get("agreement"),
         "fused": str(fused) if fused else None,
         "not_fused": list(fused.rest) if fused else [],
         "capped": on_older_processors(task, target, path, simulated) if target.onednn else [],
@@ -61,17 +61,17 @@ def on_older_processors(
     Its outputs have the form of `simulated`. `noise` is the relative difference from the outputs
     without a cap.
     """
-    some = spread(task.data.test, CAPPED_IMAGES)
-    batches = some.batches(250, CPU)
+    subset = evenly_spaced(task.data.test, CAPPED_IMAGES)
+    batches = subset.batches(250, CPU)
     images, labels = join_batches((task.data.normalised(x), y) for x, y in batches)
     samples = [tensor.numpy() for tensor in tensors_in(images)]
     rows = list[dict[str, Any]]()
     uncapped: Tree = None
     for cap in CAPS:
-        found = capped(target, path, samples, cap)
-        if found is None:
+        result = run_capped(target, path, samples, cap)
+        if result is None:
             continue
-        arrays, ms = found
+        arrays, ms = result
         outputs = put_in(simulated, [torch.from_numpy(part) for part in arrays])
         if not rows:
             uncapped = outputs

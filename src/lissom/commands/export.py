@@ -10,8 +10,8 @@ from pathlib import Path
 from torch import nn
 
 from ..errors import LissomError, silent
-from ..exporting.openvino_ir import unpacked
-from ..exporting.snippet import FIRST, snippet
+from ..exporting.openvino_ir import extract_ir
+from ..exporting.snippet import FIRST_WORDS, snippet
 from ..language.target import Target
 from ..running.entries import build_from_entry
 from ..running.measure import export_if_missing
@@ -20,11 +20,11 @@ from ..store.snapshot import restore
 from ..store.store import Store
 from ..system.scratch import temporary, written
 from .accuracy import facts_in
-from .export_with_extras import export_with_extras, picking_kind, preprocess_inside
+from .export_with_extras import export_with_extras, nms_kind, preprocess_inside
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ExportOptions:
     """What a file should contain besides the network: its normalisation (`bake`), all of its
     preprocessing (`pictures`), non-maximum suppression (`nms`) with the settings of `kind`, by
     default the network's own kind of task.
@@ -41,7 +41,7 @@ def export_key(
     store: Store,
     to: str,
     output: Path | None,
-    wanted: Wanted,
+    options: ExportOptions,
     model: str | None = None,
     say: Callable[[str], None] = silent,
     with_code: bool = False,
@@ -54,33 +54,33 @@ def export_key(
     """
     target = one_target(to)
     record = store.record(key)
-    kind = picking_kind(record, target, wanted.kind) if wanted.nms else None
-    seen = preprocess_inside(record, target) if wanted.pictures else None
-    bake = wanted.bake or wanted.pictures
+    kind = nms_kind(record, target, options.kind) if options.nms else None
+    preprocess = preprocess_inside(record, target) if options.pictures else None
+    bake = options.bake or options.pictures
 
     def fresh() -> nn.Module:
         return build_from_entry(key, store, model)
 
-    found = export_if_missing(store, key, target, bake, fresh, say=say)
-    suffix = f".{target.pictures}" if seen is not None else found.suffix
-    two = suffix == ".ir"
-    output = output or Path("model.xml" if two else f"model{suffix}")
+    plain = export_if_missing(store, key, target, bake, fresh, say=say)
+    suffix = f".{target.pictures}" if preprocess is not None else plain.suffix
+    unpack = suffix == ".ir"
+    output = output or Path("model.xml" if unpack else f"model{suffix}")
     if with_code and record["task"]["inputs"]:
         say(f"{key}  note: --snippet: there is no script for inputs that are no tensor of floats")
         with_code = False
-    code = script_of(target, output, found, wanted) if with_code else ""
+    code = script_of(target, output, plain, options) if with_code else ""
     with written(output, "export") as new, temporary() as folder:
-        made = found
-        if kind is not None or seen is not None:
+        source = plain
+        if kind is not None or preprocess is not None:
             say(f"{key}  {target}: export, with what stands around the network")
-            made = Path(folder) / f"model{suffix}"
+            source = Path(folder) / f"model{suffix}"
             network = restore(fresh, store.folder(key))
-            export_with_extras(network, record, target, kind, seen, made, found, bake=bake)
-        if two and output.suffix == ".xml":
-            unpacked(made, new)
+            export_with_extras(network, record, target, kind, preprocess, source, plain, bake=bake)
+        if unpack and output.suffix == ".xml":
+            extract_ir(source, new)
         else:
-            shutil.copyfile(made, new)
-        beside = made.with_name(made.name + ".json")
+            shutil.copyfile(source, new)
+        beside = source.with_name(source.name + ".json")
         if beside.is_file():
             shutil.copyfile(beside, new.with_name(new.name + ".json"))
     if code:
@@ -88,7 +88,7 @@ def export_key(
     return output
 
 
-def script_of(target: Target, output: Path, made: Path, wanted: Wanted) -> str:
+def script_of(target: Target, output: Path, file: Path, options: ExportOptions) -> str:
     """Return the script that runs a file. Raises LissomError if its path holds some other file, and
     if the runtime alone cannot read a file of that name.
     """
@@ -97,7 +97,7 @@ def script_of(target: Target, output: Path, made: Path, wanted: Wanted) -> str:
         raise LissomError(
             f"--snippet: {script} is the file itself; choose another file name with -o"
         )
-    ending = f".{target.pictures}" if wanted.pictures else made.suffix
+    ending = f".{target.pictures}" if options.pictures else file.suffix
     ending = ".xml" if ending == ".ir" else ending
     if target.name() == "openvino" and output.suffix != ending:
         raise LissomError(
@@ -105,11 +105,13 @@ def script_of(target: Target, output: Path, made: Path, wanted: Wanted) -> str:
             f"-o {output.with_suffix(ending).name}"
         )
     if script.exists() and not script.read_text(encoding="utf-8", errors="replace").startswith(
-        FIRST
+        FIRST_WORDS
     ):
         raise LissomError(
             f"--snippet: {script} exists and was not written by --snippet; choose another file "
             "name with -o"
         )
-    name = output.name if made.suffix != ".onnxz" else made.name
-    return snippet(target.name(), name, facts_in(made), picks=wanted.nms, pictures=wanted.pictures)
+    name = output.name if file.suffix != ".onnxz" else file.name
+    return snippet(
+        target.name(), name, facts_in(file), picks=options.nms, pictures=options.pictures
+    )

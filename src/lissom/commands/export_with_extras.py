@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..bench.inputs import Input
-from ..bench.process import loaded
+from ..bench.process import file_process
 from ..data.data import AS_GIVEN
 from ..data.own_splits import STANDARDIZE
-from ..detection.boxes import Detections, shared_boxes
+from ..detection.boxes import Detections, count_shared_boxes
 from ..errors import LissomError
 from ..exporting.detector_with_nms import DetectorWithNms
 from ..exporting.network_with_preprocessing import NetworkWithPreprocessing
@@ -34,13 +34,13 @@ from ..trees import Tree, put_in, run_on_copied_inputs
 MIN_SHARED_DETECTIONS = 0.98
 MIN_IOU = 0.9
 # (height, width) of the images on which a file is tried: wide, high, small
-SIZES = ((375, 500), (640, 427), (97, 61))
+TRIAL_SIZES = ((375, 500), (640, 427), (97, 61))
 
 
-def picking_kind(record: dict[str, Any], target: Target, stated: str | None) -> Detect:
+def nms_kind(record: dict[str, Any], target: Target, kind_text: str | None) -> Detect:
     """Return the kind that picks the detections. Raises LissomError if a file cannot do so."""
-    text = stated or str(record["task"]["kind"])
-    if stated is None and is_own_kind(text):
+    text = kind_text or str(record["task"]["kind"])
+    if kind_text is None and is_own_kind(text):
         raise LissomError(
             f"--nms: the network's kind of task, {text}, is your own code; --kind names it, as in "
             "--kind file.py:name"
@@ -74,7 +74,7 @@ def preprocess_inside(record: dict[str, Any], target: Target) -> Preprocess:
         )
     preprocess = Preprocess.of(text)
     wanted = tuple(record["task"]["shape"][:0:-1])
-    for height, width in SIZES:
+    for height, width in TRIAL_SIZES:
         placements = preprocess.placements((width, height))
         size = placements[-1].size if placements else (width, height)
         if size != wanted:
@@ -108,9 +108,9 @@ def export_with_extras(
     whole = preprocessed(model, record, bake)
     facts = metadata(record, bake)
     with torch.no_grad():
-        form = run_on_copied_inputs(model, torch.zeros(1, *shape))
+        example_outputs = run_on_copied_inputs(model, torch.zeros(1, *shape))
     if kind is not None:
-        whole = DetectorWithNms(whole, kind, kind.classes(form))
+        whole = DetectorWithNms(whole, kind, kind.classes(example_outputs))
         facts |= {"nms": "true", "kind": str(kind)}
     if preprocess is not None:
         whole = NetworkWithPreprocessing(whole, preprocess)
@@ -118,55 +118,60 @@ def export_with_extras(
     target.export(whole, path, shape, facts)
     if not path.suffix.startswith(".onnx"):
         path.with_name(path.name + ".json").write_text(json.dumps(facts, indent=1), "utf-8")
-    shown = pictures_and_pixels(preprocess, shape)
+    inputs = pictures_and_pixels(preprocess, shape)
     if preprocess is None:
         noise = inputs_in(record, 2, pixels=bake)[0].noise(np.random.default_rng(0))
-        shown = [(noise, noise)]
-    outputs = answers(target, path, [given for given, _ in shown])
-    wanted = [put_in(form, each) for each in answers(target, plain, [seen for _, seen in shown])]
+        inputs = [(noise, noise)]
+    outputs = outputs_of_file(target, path, [given for given, _ in inputs])
+    expected = [
+        put_in(example_outputs, each)
+        for each in outputs_of_file(target, plain, [seen for _, seen in inputs])
+    ]
     if kind is None:
-        check_outputs(target, [put_in(form, each) for each in outputs], wanted)
+        check_outputs(target, [put_in(example_outputs, each) for each in outputs], expected)
         return
     picks = [torch.zeros(0)] * 3
-    found = [*chain.from_iterable(kind.decode(put_in(picks, each)) for each in outputs)]
-    picked = [*chain.from_iterable(kind.decode(each) for each in wanted)]
+    detections = [*chain.from_iterable(kind.decode(put_in(picks, each)) for each in outputs)]
+    expected_detections = [*chain.from_iterable(kind.decode(each) for each in expected)]
     if preprocess is not None:
-        picked = [
-            placed_back(each, preprocess, (width, height))
-            for each, (height, width) in zip(picked, SIZES, strict=True)
+        expected_detections = [
+            to_original_image(each, preprocess, (width, height))
+            for each, (height, width) in zip(expected_detections, TRIAL_SIZES, strict=True)
         ]
-    check_detections(target, found, picked)
+    check_detections(target, detections, expected_detections)
 
 
-def check_outputs(target: Target, outputs: Sequence[Tree], wanted: Sequence[Tree]) -> None:
+def check_outputs(target: Target, outputs: Sequence[Tree], expected: Sequence[Tree]) -> None:
     """Raise ParityError if outputs differ by more than the noise allowed to a quantized file.
 
     Pixels may be rounded differently by 1 of 255.
     """
     difference = OutputDifference()
-    for ours, theirs in zip(outputs, wanted, strict=True):
+    for ours, theirs in zip(outputs, expected, strict=True):
         difference.add(ours, theirs)
     difference.check(target, quantized=True, input_text="images; nothing was written")
 
 
 def check_detections(
-    target: Target, found: Sequence[Detections], picked: Sequence[Detections]
+    target: Target, detections: Sequence[Detections], expected: Sequence[Detections]
 ) -> None:
     """Raise ParityError unless a file finds the detections picked from the plain file's outputs."""
-    both = sum(shared_boxes(one, two, MIN_IOU) for one, two in zip(found, picked, strict=True))
-    count = max(sum(len(boxes) for boxes, _, _ in each) for each in (found, picked))
-    if both < MIN_SHARED_DETECTIONS * count:
+    shared = sum(
+        count_shared_boxes(one, two, MIN_IOU) for one, two in zip(detections, expected, strict=True)
+    )
+    count = max(sum(len(boxes) for boxes, _, _ in each) for each in (detections, expected))
+    if shared < MIN_SHARED_DETECTIONS * count:
         raise ParityError(
             f"--nms: {target}: the file finds other boxes than are picked of the answers of the file "
-            f"without it: {both} of {count} are the same; nothing was written"
+            f"without it: {shared} of {count} are the same; nothing was written"
         )
 
 
-def answers(target: Target, path: Path, shown: Sequence[np.ndarray]) -> list[list[Tensor]]:
+def outputs_of_file(target: Target, path: Path, inputs: Sequence[np.ndarray]) -> list[list[Tensor]]:
     """Return the outputs of a file for each input."""
-    first = Input((1, *shown[0].shape[1:]), str(shown[0].dtype))
-    with loaded(str(target), path, [first]) as process:
-        return [list(map(torch.from_numpy, process.run([given]))) for given in shown]
+    first = Input((1, *inputs[0].shape[1:]), str(inputs[0].dtype))
+    with file_process(str(target), path, [first]) as process:
+        return [list(map(torch.from_numpy, process.run([array]))) for array in inputs]
 
 
 def pictures_and_pixels(
@@ -176,7 +181,7 @@ def pictures_and_pixels(
     if preprocess is None:
         return []
     channels = 3 if preprocess.channels(3) == shape[0] else shape[0]
-    pictures = [synthetic_image(*size, channels) for size in SIZES]
+    pictures = [synthetic_image(*size, channels) for size in TRIAL_SIZES]
     return [
         (channels_last(picture), channels_first(channels_last(preprocess.shown(picture))))
         for picture in pictures
@@ -185,8 +190,8 @@ def pictures_and_pixels(
 
 def synthetic_image(height: int, width: int, channels: int) -> Image.Image:
     """Return a synthetic image that is smooth like a photograph, with an edge in it."""
-    draw = np.random.default_rng(0)
-    coarse = Image.fromarray(draw.integers(0, 256, (9, 12, 3)).astype(np.uint8))
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3)).astype(np.uint8))
     pixels = np.array(coarse.resize((width, height), Image.Resampling.BICUBIC))
     pixels[height // 3 : height // 2, width // 4 : width // 2] = (200, 60, 20)
     return Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
@@ -203,9 +208,11 @@ def channels_first(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
 
 
-def placed_back(found: Detections, preprocess: Preprocess, size: tuple[int, int]) -> Detections:
+def to_original_image(
+    detections: Detections, preprocess: Preprocess, size: tuple[int, int]
+) -> Detections:
     """Return detections in pixels of the original image of `size` (width, height)."""
-    boxes, scores, classes = found
+    boxes, scores, classes = detections
     for placement in reversed(preprocess.placements(size)):
         offset = torch.tensor(placement.offset * 2, dtype=boxes.dtype)
         boxes = (boxes - offset) / torch.tensor(placement.scale * 2, dtype=boxes.dtype)

@@ -50,36 +50,38 @@ def inspect_network(
     costs = {
         of: cost_of(of, model, search.groups, ctx.example) for of in ("channels", "params", "macs")
     }
-    found: dict[str, Any] = {
+    findings: dict[str, Any] = {
         "by": step.by,
         "multiple": ctx.facts["multiple"],
         "floor": step.floor,
-        "groups": [described(search, k, costs) for k in range(len(search.groups))],
+        "groups": [group_facts(search, k, costs) for k in range(len(search.groups))],
         "left_whole": ctx.facts["left_whole"],
         "notes": task.notes(),
         "removable": {
-            of: reach(WidthSearch(search.groups, search.scores, search.widths, search.steps, cost))
+            of: removable_range(
+                WidthSearch(search.groups, search.scores, search.widths, search.steps, cost)
+            )
             for of, cost in costs.items()
         },
     }
-    narrow = [allowed[-1] for allowed in search.widths]
+    narrowest = [allowed[-1] for allowed in search.widths]
     if latency:
         small = copy.deepcopy(model)
-        slice_channels(small, search.cut(narrow))
+        slice_channels(small, search.cut(narrowest))
         whole_ms, least_ms = step.clock(ctx).latencies([model, small], ctx.example)
-        found["latency"] = {
+        findings["latency"] = {
             "on": step.on,
             "whole_ms": round(whole_ms, 4),
             "narrowest_ms": round(least_ms, 4),
             "most": round(1 - least_ms / whole_ms, 4),
         }
     if sensitivity:
-        found["sensitivity"] = {
+        findings["sensitivity"] = {
             "score": ctx.accuracy(model),
             "amounts": list(AMOUNTS),
             "groups": sensitivities(model, ctx, search),
         }
-    return found
+    return findings
 
 
 def network_of(key: str, store: Store, task: Task) -> nn.Module:
@@ -93,11 +95,11 @@ def network_of(key: str, store: Store, task: Task) -> nn.Module:
     return load_key(key, store, code_named(task.spec))
 
 
-def described(search: WidthSearch, k: int, costs: dict[str, Any]) -> dict[str, Any]:
+def group_facts(search: WidthSearch, k: int, costs: dict[str, Any]) -> dict[str, Any]:
     """Return the description of group `k`."""
     group = search.groups[k]
     start = search.full
-    one = [*start[:k], search.widths[k][-1], *start[k + 1 :]]
+    narrowed = [*start[:k], search.widths[k][-1], *start[k + 1 :]]
     return {
         "name": group.name,
         "units": group.size,
@@ -107,7 +109,7 @@ def described(search: WidthSearch, k: int, costs: dict[str, Any]) -> dict[str, A
         "read_by": group.layers("in"),
         "normalised_by": group.layers("scale"),
         "even_over": [int(blocks.max()) + 1 for blocks in group.blocks],
-        "removable": {of: round(1 - cost(one) / cost(start), 4) for of, cost in costs.items()},
+        "removable": {of: round(1 - cost(narrowed) / cost(start), 4) for of, cost in costs.items()},
     }
 
 
@@ -117,16 +119,10 @@ def step_of(widths: Sequence[int]) -> int | None:
     >>> step_of([20, 16, 8]), step_of([6])
     (8, None)
     """
-    return (
-        widths[-2] - widths[-1]
-        if len(widths) > 2
-        else widths[0] - widths[1]
-        if len(widths) > 1
-        else None
-    )
+    return widths[-2] - widths[-1] if len(widths) > 1 else None
 
 
-def reach(search: WidthSearch) -> dict[str, float]:
+def removable_range(search: WidthSearch) -> dict[str, float]:
     """Return the least and the largest fraction that can be removed."""
     return {"least": round(search.min_removed, 4), "most": round(search.max_removed, 4)}
 
@@ -135,14 +131,14 @@ def sensitivities(
     model: nn.Module, ctx: Context, search: WidthSearch
 ) -> dict[str, list[float | None]]:
     """Return for each group the scores with only that group pruned by each of AMOUNTS."""
-    found: dict[str, list[float | None]] = {}
+    scores: dict[str, list[float | None]] = {}
     for k, group in enumerate(search.groups):
         step = group.step(1)
-        found[group.name] = []
+        scores[group.name] = []
         for amount in AMOUNTS:
             kept = search.full
             kept[k] = max(step, round((1 - amount) * group.size / step) * step)
             trial = copy.deepcopy(model)
             zero_channels(trial, search.cut(kept))
-            found[group.name].append(ctx.accuracy(trial))
-    return found
+            scores[group.name].append(ctx.accuracy(trial))
+    return scores

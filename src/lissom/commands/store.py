@@ -31,11 +31,11 @@ Say = Callable[[str], None]
 Rows = list[dict[str, Any]]
 
 
-def run_store_command(store: Store, *, quiet: bool, **wanted: Any) -> None:
+def run_store_command(store: Store, *, quiet: bool, **options: Any) -> None:
     """Run `lissom store` and print the result, as JSON if `quiet`. Raises LissomError if files
     differ from their checksums.
     """
-    rows = run_operation(store, quiet=quiet, **wanted)
+    rows = run_operation(store, quiet=quiet, **options)
     if quiet:
         print(json.dumps(rows, indent=1))
     if isinstance(rows, dict) and rows.get("wrong"):
@@ -65,44 +65,45 @@ def run_operation(
     `quiet`, and return it.
     """
     if remove:
-        gone = removed(store, [store.find(key) for key in remove])
-        print_lines([f"removed {key}" for key in gone], quiet)
-        return {"removed": gone}
+        deleted = remove_entries(store, [store.find(key) for key in remove])
+        print_lines([f"removed {key}" for key in deleted], quiet)
+        return {"removed": deleted}
     if push_to:
-        sent = push(store, push_to, say)
-        print_lines([f"copied {counted(len(sent), 'entry')} to {push_to}"], quiet)
-        return {"pushed": sent}
+        pushed = push(store, push_to, say)
+        print_lines([f"copied {counted(len(pushed), 'entry')} to {push_to}"], quiet)
+        return {"pushed": pushed}
     if pull_from:
-        taken = pull(store, pull_from, say)
-        print_lines([f"copied {counted(len(taken), 'entry')} from {pull_from}"], quiet)
-        return {"pulled": taken}
+        pulled = pull(store, pull_from, say)
+        print_lines([f"copied {counted(len(pulled), 'entry')} from {pull_from}"], quiet)
+        return {"pulled": pulled}
     if trust:
-        found = trusted(store, say)
-        named = ", ".join(f"{code} ({count})" for code, count in found["code"].items()) or "no code"
-        verb = "names" if found["signed"] == 1 else "name"
-        signed = counted(found["signed"], "entry")
-        print_lines([f"signed {signed}, which {verb} {named}"], quiet)
-        return found
-    if verify:
-        checked = verified(store)
-        for line in checked["wrong"]:
-            say(line)
-        read = (
-            f"{counted(checked['entries'], 'entry')} and {counted(checked['artefacts'], 'folder')}"
+        signatures = sign_store(store, say)
+        named = (
+            ", ".join(f"{code} ({count})" for code, count in signatures["code"].items())
+            or "no code"
         )
-        print_lines([*checked["notes"], f"{read} of exported files read"], quiet)
-        return checked
+        verb = "names" if signatures["signed"] == 1 else "name"
+        signed = counted(signatures["signed"], "entry")
+        print_lines([f"signed {signed}, which {verb} {named}"], quiet)
+        return signatures
+    if verify:
+        result = verify_store(store)
+        for line in result["wrong"]:
+            say(line)
+        read = f"{counted(result['entries'], 'entry')} and {counted(result['artefacts'], 'folder')}"
+        print_lines([*result["notes"], f"{read} of exported files read"], quiet)
+        return result
     rows = store_rows(store, say)
     if prune:
         keep = [store.find(key) for key in keep]
-        gone = unreached(store, keep)
-        if gone and not yes and not quiet:
-            print_store([row for row in rows if row["key"] in gone])
-            yes = ask(f"Delete these {len(gone)}?")
-        if gone and yes:
-            gone = pruned(store, gone, keep)
-            rows = [row for row in rows if row["key"] not in gone]
-        elif not gone:  # nothing needs asking
+        deleted = unreached(store, keep)
+        if deleted and not yes and not quiet:
+            print_store([row for row in rows if row["key"] in deleted])
+            yes = ask(f"Delete these {len(deleted)}?")
+        if deleted and yes:
+            deleted = delete_unreached(store, deleted, keep)
+            rows = [row for row in rows if row["key"] not in deleted]
+        elif not deleted:  # nothing needs asking
             store.sweep(parts=0)
     if not quiet:
         print_store(rows)
@@ -145,16 +146,19 @@ def unreached(store: Store, keep: Sequence[str]) -> list[str]:
             key: (record["before"], record["float"]["key"], record["finished"])
             for key, record in store.records(lambda _: None)
         }
-    unread = {key: made_from_raw(store, key) for key in store if key not in records}
-    made_from = {key: (before, source) for key, (before, source, _) in records.items()} | unread
+    unreadable = {key: made_from_raw(store, key) for key in store if key not in records}
+    made_from = {key: (before, source) for key, (before, source, _) in records.items()} | unreadable
     reached: set[str] = set()
-    left = [*keep] or [*unread, *(key for key, (_, _, finished) in records.items() if finished)]
-    left += store.running()
-    while left:
-        key = left.pop()
+    pending = [*keep] or [
+        *unreadable,
+        *(key for key, (_, _, finished) in records.items() if finished),
+    ]
+    pending += store.running()
+    while pending:
+        key = pending.pop()
         if key in made_from and key not in reached:
             reached.add(key)
-            left += [other for other in made_from[key] if other is not None]
+            pending += [other for other in made_from[key] if other is not None]
     return [key for key in records if key not in reached]
 
 
@@ -177,27 +181,27 @@ def made_from_raw(store: Store, key: str) -> tuple[str | None, str | None]:
     return before, source
 
 
-def pruned(store: Store, keys: Iterable[str], keep: Sequence[str]) -> list[str]:
+def delete_unreached(store: Store, keys: Iterable[str], keep: Sequence[str]) -> list[str]:
     """Delete the entries among `keys` that are still unreached, and the leftovers of killed
     processes; return the deleted keys.
 
     Entries stay if a running process needs them or their descendants, or is making or measuring
     them.
     """
-    gone = []
+    deleted = []
     with store.lock(".prune"):  # a run that begins now waits until entries are deleted
-        free = set(unreached(store, list(keep)))
+        deletable = set(unreached(store, list(keep)))
         for key in keys:
-            if key in free:
+            if key in deletable:
                 with store.try_lock(key) as locked:
                     if locked:
                         store.remove(key)
-                        gone.append(key)
+                        deleted.append(key)
     store.sweep(parts=0)
-    return gone
+    return deleted
 
 
-def removed(store: Store, keys: Iterable[str]) -> list[str]:
+def remove_entries(store: Store, keys: Iterable[str]) -> list[str]:
     """Delete entries, readable or not. Raises LissomError for one that a running process needs."""
     keys = list(keys)
     with store.lock(".prune"):
@@ -213,13 +217,13 @@ def removed(store: Store, keys: Iterable[str]) -> list[str]:
     return keys
 
 
-def verified(store: Store) -> dict[str, Any]:
+def verify_store(store: Store) -> dict[str, Any]:
     """Compare every file of a store with its checksum.
 
     Return the numbers of `entries` and `artefacts` that were read, a line for each that is `wrong`,
     and `notes` on those that have no checksums or are not signed by this user.
     """
-    wrongs = []
+    errors = []
     notes: list[str] = []
     artefacts = 0
     for key, folder in store.folders(notes.append):
@@ -242,30 +246,30 @@ def verified(store: Store) -> dict[str, Any]:
                     cure = remedy(folder)
                 elif place.name.startswith(PICTURES):
                     cure = f"delete {place}, which holds images for the report alone"
-                wrongs.append(
+                errors.append(
                     f"{name}: {changed} is not what was written (its SHA-256 differs); {cure}"
                 )
             elif place == folder:
                 try:
                     store.record(key)
                 except LissomError as error:
-                    wrongs.append(str(error).removeprefix("store: "))
+                    errors.append(str(error).removeprefix("store: "))
                     continue
                 if not record_unchanged(sealed, folder):
-                    wrongs.append(f"{name}: record.json is not what was written; {remedy(folder)}")
+                    errors.append(f"{name}: record.json is not what was written; {remedy(folder)}")
         if (code := code_in(folder)) and not store.is_trusted(key):
             notes.append(f"{key}: it names {code}, and is not signed by you")
-    return {"entries": len(list(store)), "artefacts": artefacts, "wrong": wrongs, "notes": notes}
+    return {"entries": len(list(store)), "artefacts": artefacts, "wrong": errors, "notes": notes}
 
 
-def trusted(store: Store, say: Say) -> dict[str, Any]:
+def sign_store(store: Store, say: Say) -> dict[str, Any]:
     """Sign every entry with this user's key; return the number signed, and entries per named code.
 
     An entry whose files differ from their checksums is not signed, and reported.
     """
     if user_key() is None:
         raise LissomError(f"store: {key_path()} cannot be written, so nothing can be signed")
-    named = Counter[str]()
+    code_counts = Counter[str]()
     signed = 0
     for key, folder in store.folders(say):
         sealed = manifest(folder, key)
@@ -285,5 +289,5 @@ def trusted(store: Store, say: Say) -> dict[str, Any]:
             say(f"{key}: not signed: {error}")
             continue
         signed += 1
-        named.update([code] if code else [])
-    return {"signed": signed, "code": dict(named)}
+        code_counts.update([code] if code else [])
+    return {"signed": signed, "code": dict(code_counts)}

@@ -11,7 +11,7 @@ import torch
 from ..errors import LissomError, Unmeasured
 from ..language.recipe import Recipe
 from ..language.target import Target
-from ..report.explanation import best_tried
+from ..report.explanation import remedy_conclusion
 from ..report.rows import main_score
 from ..running.execute import run
 from ..running.plan import ends
@@ -21,19 +21,19 @@ from .remedies import remedies
 
 
 def try_remedies(
-    explainer: Explainer, found: dict[str, Any], targets: Sequence[Target], device: torch.device
+    explainer: Explainer, findings: dict[str, Any], targets: Sequence[Target], device: torch.device
 ) -> list[dict[str, Any]]:
     """Run the recipe with each remedy; return a row for each, best on validation data first.
 
-    Adds the conclusion to `found`, the findings of the explainer. Raises LissomError if the task
+    Adds the conclusion to `findings`, the findings of the explainer. Raises LissomError if the task
     cannot reproduce the network.
     """
     _check_reproducible(explainer)
     main = explainer.task.metric_names[0]
     rows = list[dict[str, Any]]()
-    for what, recipe in [
+    for remedy, recipe in [
         ("as it is", Recipe(explainer.steps)),
-        *remedies(explainer.steps, explainer.quantize_at, found),
+        *remedies(explainer.steps, explainer.quantize_at, findings),
     ]:
         try:
             (record,) = run(
@@ -48,11 +48,11 @@ def try_remedies(
         except Unmeasured as error:  # some of its files failed
             (record,) = error.records
         except LissomError as error:
-            rows.append({"what": what, "recipe": str(recipe), "failed": str(error)})
+            rows.append({"what": remedy, "recipe": str(recipe), "failed": str(error)})
             continue
-        rows.append({"what": what, "recipe": str(recipe), **_outcome(record, main, targets)})
+        rows.append({"what": remedy, "recipe": str(recipe), **_outcome(record, main, targets)})
     task = explainer.task
-    found["said"] += best_tried(rows, len(task.data.valid), counted=task.counts_samples)
+    findings["said"] += remedy_conclusion(rows, len(task.data.valid), counted=task.counts_samples)
     return sorted(rows, key=lambda row: -(row.get("valid") or -math.inf))
 
 
@@ -77,7 +77,7 @@ def _check_reproducible(explainer: Explainer) -> None:
 
 def _outcome(record: dict[str, Any], main: str, targets: Sequence[Target]) -> dict[str, Any]:
     """Return the key of a record, its values of the metric `main`, and those of its files."""
-    wanted = [str(target) for target in targets]
+    names = [str(target) for target in targets]
     return {
         "key": record["key"],
         "failed": None,
@@ -90,6 +90,6 @@ def _outcome(record: dict[str, Any], main: str, targets: Sequence[Target]) -> di
                 "latency_ms": file["latency_ms"],
             }
             for name, file in record["targets"].items()
-            if name in wanted
+            if name in names
         },
     }

@@ -14,14 +14,14 @@ from torch import Generator, Tensor
 LUMA = torch.tensor([0.299, 0.587, 0.114])  # weights of red, green and blue, ITU-R BT.601
 
 
-def shifts(count: int, most: int, draw: Generator) -> tuple[Tensor, Tensor]:
+def draw_shifts(count: int, max_shift: int, draw: Generator) -> tuple[Tensor, Tensor]:
     """Draw shifts down and right, within -most..most pixels, for each of `count` images."""
-    offsets = torch.randint(0, 2 * most + 1, (2, count), generator=draw)
-    down, right = most - offsets
+    offsets = torch.randint(0, 2 * max_shift + 1, (2, count), generator=draw)
+    down, right = max_shift - offsets
     return down, right
 
 
-def shifted(pixels: Tensor, down: Tensor, right: Tensor, fill: float = 0) -> Tensor:
+def shift_images(pixels: Tensor, down: Tensor, right: Tensor, fill: float = 0) -> Tensor:
     """Return images (n c h w), each shifted `down` and `right` (n) pixels; gaps are `fill`."""
     _, _, h, w = pixels.shape
     pad = max(1, int(torch.cat([down, right]).abs().max()))
@@ -32,12 +32,12 @@ def shifted(pixels: Tensor, down: Tensor, right: Tensor, fill: float = 0) -> Ten
     return windows[every, :, top, left]
 
 
-def mirrors(count: int, draw: Generator) -> Tensor:
+def draw_mirrors(count: int, draw: Generator) -> Tensor:
     """Draw which of `count` images are mirrored, each with probability one half."""
     return torch.rand(count, generator=draw).lt(0.5)
 
 
-def mirrored(pixels: Tensor, which: Tensor) -> Tensor:
+def mirror_images(pixels: Tensor, which: Tensor) -> Tensor:
     """Return images (n c h w) with those in `which` (n, booleans) mirrored left to right."""
     which = which.to(pixels.device).view(-1, 1, 1, 1)
     return torch.where(which, pixels.flip(3), pixels)
@@ -60,7 +60,7 @@ def cutout(images: Tensor, side: int, draw: Generator) -> Tensor:
     return images.masked_fill(hidden, 0)
 
 
-def recoloured(pixels: Tensor, most: float, draw: Generator) -> Tensor:
+def jitter_colours(pixels: Tensor, max_change: float, draw: Generator) -> Tensor:
     """Return images (n c h w, 0..255) with random brightness, contrast and saturation.
 
     Each is multiplied by a factor in 1 - most..1 + most, drawn for each image. Gray images have no
@@ -69,19 +69,21 @@ def recoloured(pixels: Tensor, most: float, draw: Generator) -> Tensor:
     Source: Howard 2013, Some Improvements on Deep Convolutional Neural Network Based Image
     Classification, https://arxiv.org/abs/1312.5402
     """
-    factors = 1 + most * (2 * torch.rand(3, len(pixels), generator=draw) - 1)
+    factors = 1 + max_change * (2 * torch.rand(3, len(pixels), generator=draw) - 1)
     brightness, contrast, saturation = factors.to(pixels.device).view(3, -1, 1, 1, 1)
-    numbers = pixels.to(torch.float32) * brightness
-    middle = numbers.mean((1, 2, 3), keepdim=True)
-    numbers = middle + (numbers - middle) * contrast
+    values = pixels.to(torch.float32) * brightness
+    middle = values.mean((1, 2, 3), keepdim=True)
+    values = middle + (values - middle) * contrast
     if pixels.shape[1] == 3:
-        gray = (numbers * LUMA.to(pixels.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
-        numbers = gray + (numbers - gray) * saturation
-    numbers = numbers.clamp_(0, 255)
-    return numbers if pixels.is_floating_point() else numbers.round_().to(pixels.dtype)
+        gray = (values * LUMA.to(pixels.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        values = gray + (values - gray) * saturation
+    values = values.clamp_(0, 255)
+    return values if pixels.is_floating_point() else values.round_().to(pixels.dtype)
 
 
-def each_picture(vary: Callable[[Tensor], Tensor], pixels: Tensor, draw: Generator) -> Tensor:
+def transform_each(
+    transform: Callable[[Tensor], Tensor], pixels: Tensor, draw: Generator
+) -> Tensor:
     """Return images (n c h w) after a transform of torchvision, applied to each.
 
     The transform draws from PyTorch's global generator, which is seeded from `draw` and restored
@@ -90,17 +92,17 @@ def each_picture(vary: Callable[[Tensor], Tensor], pixels: Tensor, draw: Generat
     seed = int(torch.randint(2**31, (1,), generator=draw))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return torch.stack([vary(image) for image in pixels])
+        return torch.stack([transform(image) for image in pixels])
 
 
-def partners(count: int, alpha: float, draw: Generator) -> tuple[float, Tensor]:
+def draw_partners(count: int, alpha: float, draw: Generator) -> tuple[float, Tensor]:
     """Draw a share from Beta(alpha, alpha), and a partner (n) for each of `count` samples."""
     seed = int(torch.randint(2**31, (1,), generator=draw))
     share = float(np.random.default_rng(seed).beta(alpha, alpha))
     return share, torch.randperm(count, generator=draw)
 
 
-def box(height: int, width: int, area: float, draw: Generator) -> tuple[slice, slice]:
+def draw_box(height: int, width: int, area: float, draw: Generator) -> tuple[slice, slice]:
     """Draw rows and columns of a box with a share `area` of the image, clipped to the image."""
     slices = []
     for side in (height, width):
@@ -128,14 +130,14 @@ class Mosaic:
     size: tuple[int, int]
 
     @classmethod
-    def drawn(cls, count: int, size: tuple[int, int], share: float, draw: Generator) -> Mosaic:
+    def random(cls, count: int, size: tuple[int, int], share: float, draw: Generator) -> Mosaic:
         """Draw a mosaic for a `share` of `count` images; the rest keep one image in all quarters."""
-        which = torch.rand(count, generator=draw) < share
+        is_mosaic = torch.rand(count, generator=draw) < share
         others = torch.randint(0, count, (3, count), generator=draw)
         height, width = size
-        spots = 0.25 + 0.5 * torch.rand(2, count, generator=draw)
-        y = torch.where(which, (spots[0] * height).long(), height)
-        x = torch.where(which, (spots[1] * width).long(), width)
+        fractions = 0.25 + 0.5 * torch.rand(2, count, generator=draw)
+        y = torch.where(is_mosaic, (fractions[0] * height).long(), height)
+        x = torch.where(is_mosaic, (fractions[1] * width).long(), width)
         sources = torch.cat([torch.arange(count)[None], others])
         down = torch.stack([y - height, y - height, y, y])
         right = torch.stack([x - width, x, x - width, x])
@@ -151,9 +153,9 @@ class Mosaic:
 
     def images(self, pixels: Tensor) -> Tensor:
         """Return the composed images (n c h w)."""
-        whole = pixels
-        for part, where in enumerate(self.quarters(pixels.device)):
+        composed = pixels
+        for part, quarter in enumerate(self.quarters(pixels.device)):
             source = pixels[self.sources[part].to(pixels.device)]
-            moved = shifted(source, self.down[part], self.right[part])
-            whole = torch.where(where[:, None], moved, whole)
-        return whole
+            moved = shift_images(source, self.down[part], self.right[part])
+            composed = torch.where(quarter[:, None], moved, composed)
+        return composed

@@ -17,19 +17,19 @@ from torch import Tensor
 from ..errors import LissomError, counted, listed, nearest
 from ..language.preprocess import Placement, Preprocess, Size
 from .classes import by_name
-from .folder import MIN_IMAGES, arranged
+from .folder import MIN_IMAGES, arrange_parts
 from .picture import size_of
 from .reading import Reading
-from .split import MEMORY, Files, Images, Read
+from .split import MAX_BYTES_IN_MEMORY, Files, Images, SourceData
 
 Corners = tuple[float, float, float, float]  # x1, y1, x2, y2
-NONE = -1  # the class of a row that holds no box
+NO_CLASS = -1  # the class of a row that holds no box
 MIN_AREA_LEFT = 0.25  # of a box's area; with less, preprocessing has cut the object off
 MAX_COORDINATE = 1_000_000  # a coordinate in a file must be smaller
 
 
 @dataclass(frozen=True)
-class Boxed:
+class AnnotatedImage:
     """An image and its annotated boxes, each with the name of its class.
 
     Corners are in pixels from the top left corner of the image. `size` is the picture's size in
@@ -50,7 +50,7 @@ class Annotations:
     """
 
     name: str
-    parts: Mapping[str, list[Boxed]]
+    parts: Mapping[str, list[AnnotatedImage]]
     classes: tuple[str, ...]
     fingerprint: str
     left_out: Counter[str]
@@ -62,27 +62,27 @@ def read_boxes(
     channels: int,
     skip_bad: bool,
     preprocess: Preprocess,
-) -> Read:
-    """Read images and their boxes, both preprocessed; the labels are in the form of `padded`.
+) -> SourceData:
+    """Read images and their boxes, both preprocessed; the labels are in the form of `pad_boxes`.
 
     Without a part `test`, a test set is set apart as for folders. Raises LissomError for classes
     that do not fit, images of another size than stated, and a test set without boxes.
     """
     check_annotations(annotations)
-    splits, notes = arranged({part: {"": group} for part, group in annotations.parts.items()})
+    splits, notes = arrange_parts({part: {"": group} for part, group in annotations.parts.items()})
     samples = {part: groups[""] for part, groups in splits.items()}
-    every = [sample.path for sample in chain(*samples.values())]
-    reading = Reading.of(every, size, channels, preprocess, skip_bad=skip_bad)
+    paths = [sample.path for sample in chain(*samples.values())]
+    reading = Reading.of(paths, size, channels, preprocess, skip_bad=skip_bad)
     numbers = by_name(annotations.classes)
     left_out = annotations.left_out.copy()
     bad = dict[str, int]()
     read = dict[str, Images | Files]()
     for part, group in samples.items():
-        boxes = [boxes_seen(sample, numbers, reading, left_out) for sample in group]
-        read[part], bad[part] = reading.split([sample.path for sample in group], padded(boxes))
+        boxes = [preprocessed_boxes(sample, numbers, reading, left_out) for sample in group]
+        read[part], bad[part] = reading.split([sample.path for sample in group], pad_boxes(boxes))
         if bad[part]:
             notes.append(f"{part}: {counted(bad[part], 'unreadable file')} left out")
-    if not (read["test"].labels[..., 4] != NONE).any():
+    if not (read["test"].labels[..., 4] != NO_CLASS).any():
         raise LissomError(
             f"data {annotations.name}: expected boxes in the test set, got none in its "
             f"{counted(len(read['test']), 'image')}"
@@ -91,10 +91,10 @@ def read_boxes(
     if reasons:
         notes.append(f"boxes are left out: {', '.join(reasons)}")
     files = hashlib.sha256()
-    for path in every:
+    for path in paths:
         length = os.path.getsize(path) if os.path.isfile(path) else "missing"
         files.update(f"{path.name} {length}\n".encode(errors="surrogatepass"))
-    return Read(
+    return SourceData(
         annotations.name,
         read.get("train"),
         read.get("valid"),
@@ -127,10 +127,13 @@ def check_annotations(annotations: Annotations) -> None:
                 f"{where}: expected at least {counted(least, 'image')} in {part}, got {len(samples)}"
             )
     # class names are written into records and exported files
-    strange = [name for name in annotations.classes if not name.strip() or not name.isprintable()]
-    if strange:
+    unprintable = [
+        name for name in annotations.classes if not name.strip() or not name.isprintable()
+    ]
+    if unprintable:
         raise LissomError(
-            f"{where}: expected names of classes that can be printed, got {strange[0]!r:.80}; rename it"
+            f"{where}: expected names of classes that can be printed, got {unprintable[0]!r:.80}; "
+            "rename it"
         )
     repeated = [name for name, times in Counter(annotations.classes).items() if times > 1]
     if repeated:
@@ -149,8 +152,8 @@ def check_annotations(annotations: Annotations) -> None:
                 )
 
 
-def boxes_seen(
-    sample: Boxed, numbers: Mapping[str, int], reading: Reading, left_out: Counter[str]
+def preprocessed_boxes(
+    sample: AnnotatedImage, numbers: Mapping[str, int], reading: Reading, left_out: Counter[str]
 ) -> Tensor:
     """Return the boxes (k 5) of a preprocessed image, and count those that are left out."""
     rows = [
@@ -171,14 +174,14 @@ def boxes_seen(
             f"{sample.size[0]}x{sample.size[1]}, got {size[0]}x{size[1]}; boxes are in pixels of the "
             "image, so that both must be of one size"
         )
-    sized = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    boxes = clipped(boxes, size)
+    has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    boxes = clip_boxes(boxes, size)
     inside = areas(boxes) > 0
-    seen = moved(boxes[sized & inside], reading.preprocess.placements(size))
-    left_out["of no size"] += int((~sized).sum())
-    left_out["outside their image"] += int((sized & ~inside).sum())
-    left_out["cut off by the preprocessing"] += int((sized & inside).sum()) - len(seen)
-    return seen
+    visible = transform_boxes(boxes[has_area & inside], reading.preprocess.placements(size))
+    left_out["of no size"] += int((~has_area).sum())
+    left_out["outside their image"] += int((has_area & ~inside).sum())
+    left_out["cut off by the preprocessing"] += int((has_area & inside).sum()) - len(visible)
+    return visible
 
 
 def corners_of(values: Sequence[object], where: str) -> Corners:
@@ -200,34 +203,34 @@ def corners_of(values: Sequence[object], where: str) -> Corners:
     return x1, y1, x2, y2
 
 
-def padded(boxes: Sequence[Tensor]) -> Tensor:
+def pad_boxes(boxes: Sequence[Tensor]) -> Tensor:
     """Return the boxes of each sample, (k 5) of x1, y1, x2, y2 and class, as one tensor (n k 5).
 
     k is the largest number of boxes of a sample, and at least 1. Rows without a box have class -1
     and corners 0. Raises LissomError if one sample's boxes make the tensor too large for memory.
 
-    >>> padded([torch.zeros(0, 5), torch.tensor([[2.0, 3.0, 8.0, 9.0, 1.0]])])
+    >>> pad_boxes([torch.zeros(0, 5), torch.tensor([[2.0, 3.0, 8.0, 9.0, 1.0]])])
     tensor([[[ 0.,  0.,  0.,  0., -1.]],
     <BLANKLINE>
             [[ 2.,  3.,  8.,  9.,  1.]]])
     """
-    most = max([1, *map(len, boxes)])
-    if 4 * 5 * most * len(boxes) > MEMORY:
+    max_boxes = max([1, *map(len, boxes)])
+    if 4 * 5 * max_boxes * len(boxes) > MAX_BYTES_IN_MEMORY:
         raise LissomError(
-            f"data: one image has {most} boxes; with as many rows for each of {len(boxes)} images "
-            f"they do not fit into {MEMORY >> 30} GiB; leave that image out"
+            f"data: one image has {max_boxes} boxes; with as many rows for each of {len(boxes)} "
+            f"images they do not fit into {MAX_BYTES_IN_MEMORY >> 30} GiB; leave that image out"
         )
-    rows = torch.zeros(len(boxes), most, 5)
-    rows[..., 4] = NONE
+    rows = torch.zeros(len(boxes), max_boxes, 5)
+    rows[..., 4] = NO_CLASS
     for row, of_sample in zip(rows, boxes, strict=True):
         row[: len(of_sample)] = of_sample
     return rows
 
 
-def clipped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Return boxes (k 5) clipped to an image of `size` (width, height)."""
-    wide, high = size
-    corners = boxes[:, :4].clamp_min(0).minimum(boxes.new_tensor([wide, high, wide, high]))
+    width, height = size
+    corners = boxes[:, :4].clamp_min(0).minimum(boxes.new_tensor([width, height, width, height]))
     return torch.cat([corners, boxes[:, 4:]], 1)
 
 
@@ -236,20 +239,20 @@ def areas(boxes: Tensor) -> Tensor:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-def moved(boxes: Tensor, placements: Iterable[Placement]) -> Tensor:
+def transform_boxes(boxes: Tensor, placements: Iterable[Placement]) -> Tensor:
     """Return boxes (k 5) after the operations on their image, clipped to the image.
 
     A box is dropped if less than a quarter of its area is left: its object can no longer be seen.
 
     >>> cut = Placement((10, 10), offset=(-6.0, 0.0))
-    >>> moved(torch.tensor([[0.0, 0.0, 8.0, 4.0, 1.0], [0.0, 0.0, 7.0, 4.0, 1.0]]), [cut])
+    >>> transform_boxes(torch.tensor([[0.0, 0.0, 8.0, 4.0, 1.0], [0.0, 0.0, 7.0, 4.0, 1.0]]), [cut])
     tensor([[0., 0., 2., 4., 1.]])
     """
-    whole = areas(boxes)
+    full_areas = areas(boxes)
     for placement in placements:
         scale = boxes.new_tensor([*placement.scale, *placement.scale])
         offset = boxes.new_tensor([*placement.offset, *placement.offset])
         corners = boxes[:, :4] * scale + offset
-        boxes = clipped(torch.cat([corners, boxes[:, 4:]], 1), placement.size)
-        whole = whole * placement.scale[0] * placement.scale[1]
-    return boxes[areas(boxes) >= MIN_AREA_LEFT * whole]
+        boxes = clip_boxes(torch.cat([corners, boxes[:, 4:]], 1), placement.size)
+        full_areas = full_areas * placement.scale[0] * placement.scale[1]
+    return boxes[areas(boxes) >= MIN_AREA_LEFT * full_areas]

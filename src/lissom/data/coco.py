@@ -15,14 +15,14 @@ from typing import Any
 
 from ..errors import LissomError, listed
 from ..language.preprocess import Preprocess, Size
-from .boxes import Annotations, Boxed, Corners, corners_of, read_boxes
+from .boxes import AnnotatedImage, Annotations, Corners, corners_of, read_boxes
 from .classes import by_name
 from .folder import PARTS
-from .split import Read
+from .split import SourceData
 
-FILE = re.compile(r"(?:instances_)?(train|valid|val|test)[0-9]*\.json")
-LISTS = ("images", "annotations", "categories")
-EXPORTED = "_annotations.coco.json"  # in the folder of a part's images
+FILE_NAME = re.compile(r"(?:instances_)?(train|valid|val|test)[0-9]*\.json")
+REQUIRED_LISTS = ("images", "annotations", "categories")
+EXPORTED_FILE_NAME = "_annotations.coco.json"  # in the folder of a part's images
 
 Id = int | str
 Entry = dict[str, Any]
@@ -44,7 +44,7 @@ def read_coco(
     skip_bad: bool,
     preprocess: Preprocess,
     stated: tuple[str, ...] | None,
-) -> Read:
+) -> SourceData:
     """Read train.json, valid.json (or val.json) and test.json of a folder, or one JSON file.
 
     Images lie beside the file, in a folder of its name or in `images`; COCO's own file and folder
@@ -53,21 +53,21 @@ def read_coco(
     LissomError for a file that is not in COCO's format, and for missing images.
     """
     files = {"all": place} if place.is_file() else files_in(place)
-    seen = hashlib.sha256()
+    digest = hashlib.sha256()
     left_out = Counter[str]()
     documents = dict[str, Document]()
     for part, file in files.items():
         content = bytes_in(file)
-        seen.update(content)
+        digest.update(content)
         documents[part] = document_in(file, content, left_out, skip_bad=skip_bad)
     categories = categories_in(documents, place)
     used = {category for each in documents.values() for _, category, _ in each.boxes}
-    names = names_known(categories, used, stated)
+    names = category_names(categories, used, stated)
     annotations = Annotations(
         f"coco:{place.name}",
-        {part: boxed(document, names) for part, document in documents.items()},
+        {part: annotated_images(document, names) for part, document in documents.items()},
         stated or tuple(categories[key] for key in sorted(categories)),
-        seen.hexdigest(),
+        digest.hexdigest(),
         left_out,
     )
     return read_boxes(annotations, size, channels, skip_bad, preprocess)
@@ -77,10 +77,10 @@ def files_in(root: Path) -> dict[str, Path]:
     """Return the JSON file of each part."""
     files = dict[str, Path]()
     for file in [*sorted(root.glob("*.json")), *sorted(root.glob("*/*.json"))]:
-        name = FILE.fullmatch(file.name)
+        name = FILE_NAME.fullmatch(file.name)
         if name and file.parent in (root, root / "annotations"):
             part = name[1]
-        elif file.name == EXPORTED and file.parent != root:
+        elif file.name == EXPORTED_FILE_NAME and file.parent != root:
             part = file.parent.name
         else:
             continue
@@ -116,14 +116,17 @@ def document_in(file: Path, content: bytes, left_out: Counter[str], *, skip_bad:
     # numbers of thousands of digits raise ValueError too
     except (ValueError, RecursionError) as error:
         raise LissomError(f"data: {file} cannot be read as JSON ({error})") from None
-    if not isinstance(tree, dict) or not all(isinstance(tree.get(key), list) for key in LISTS):
+    if not isinstance(tree, dict) or not all(
+        isinstance(tree.get(key), list) for key in REQUIRED_LISTS
+    ):
         got = (
             f"one with {listed(tree) or 'nothing'}"
             if isinstance(tree, dict)
             else type(tree).__name__
         )
         raise LissomError(
-            f"data: {file}: expected COCO's JSON, an object with the lists {listed(LISTS)}, got {got}"
+            f"data: {file}: expected COCO's JSON, an object with the lists "
+            f"{listed(REQUIRED_LISTS)}, got {got}"
         )
     pictures = pictures_in(tree, file, skip_bad=skip_bad)
     categories = dict[int, str]()
@@ -257,8 +260,8 @@ def box_in(
         raise LissomError(
             f"{where}: bbox: expected [x, y, width, height], got {reprlib.repr(bbox)}"
         )
-    x, y, wide, high = corners_of(bbox, f"{where}: bbox")
-    return picture, category, (x, y, x + wide, y + high)
+    x, y, width, height = corners_of(bbox, f"{where}: bbox")
+    return picture, category, (x, y, x + width, y + height)
 
 
 def categories_in(documents: dict[str, Document], place: Path) -> dict[int, str]:
@@ -274,12 +277,12 @@ def categories_in(documents: dict[str, Document], place: Path) -> dict[int, str]
     return categories
 
 
-def names_known(
+def category_names(
     categories: dict[int, str], used: set[int], stated: tuple[str, ...] | None
 ) -> dict[int, str]:
     """Return the name of each category among the stated classes: its own name, or its id.
 
-    >>> names_known({3: "cat", 90: "dog"}, {3}, tuple(map(str, range(91))))
+    >>> category_names({3: "cat", 90: "dog"}, {3}, tuple(map(str, range(91))))
     {3: '3', 90: '90'}
     """
     known = by_name(stated or ())
@@ -290,9 +293,11 @@ def names_known(
     return categories
 
 
-def boxed(document: Document, names: dict[int, str]) -> list[Boxed]:
+def annotated_images(document: Document, names: dict[int, str]) -> list[AnnotatedImage]:
     """Return the images of a document in order, each with its boxes."""
-    samples = {key: Boxed(path, [], [], size) for key, (path, size) in document.pictures.items()}
+    samples = {
+        key: AnnotatedImage(path, [], [], size) for key, (path, size) in document.pictures.items()
+    }
     for picture, category, corners in document.boxes:
         samples[picture].corners.append(corners)
         samples[picture].names.append(names[category])

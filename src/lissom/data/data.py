@@ -17,12 +17,12 @@ from ..preprocess.normalize import Normalize
 from ..trees import Tree
 from .own import DatasetSplit, dataset_split, fingerprint_of
 from .own_splits import are_pictures, check_inputs, class_names, common_inputs, shape_of
-from .picture import resizing
+from .picture import with_only_resize
 from .published import preprocess_of
 from .source import load
-from .split import CPU, Files, Images, Read, Split
-from .statistics import statistics
-from .validation import parted
+from .split import CPU, Files, Images, SourceData, Split
+from .statistics import mean_and_std
+from .validation import set_apart
 
 AS_GIVEN = "as given"  # the preprocessing of inputs that are used as they are
 EMPTY = torch.zeros(0, dtype=torch.int64)  # labels of no images
@@ -90,9 +90,9 @@ class Data:
 
         more: dict[str, Any] = {"channels": channels, "skip_bad": skip_bad, "classes": classes}
 
-        def reading(preprocess: str | None, size: tuple[int, int] | None = None) -> Data:
-            read = load(name, root=root, size=size, preprocess=preprocess, **more)
-            return completed(read, stated=preprocess is not None)
+        def read(preprocess: str | None, size: tuple[int, int] | None = None) -> Data:
+            source = load(name, root=root, size=size, preprocess=preprocess, **more)
+            return data_of(source, stated=preprocess is not None)
 
         origin = {
             "name": name,
@@ -101,7 +101,7 @@ class Data:
             "preprocess": preprocess,
             **more,
         }
-        return replace(reading(preprocess, size), reread=reading, origin=origin)
+        return replace(read(preprocess, size), reread=read, origin=origin)
 
     @classmethod
     def of_dataset(
@@ -128,21 +128,23 @@ class Data:
         >>> data.shape, len(data.train), len(data.valid), len(data.test)
         ((3, 8, 8), 9, 1, 10)
         """
-        view = preprocess_of(preprocess) if preprocess else Preprocess((), ())
+        operations = preprocess_of(preprocess) if preprocess else Preprocess((), ())
         if test is None:
             raise LissomError(f"data {name}: expected something to test on, got None")
         given = {"train": train, "valid": valid, "test": test}
         splits = {
-            part: dataset_split(value, view, f"data {name}: {part}")
+            part: dataset_split(value, operations, f"data {name}: {part}")
             for part, value in given.items()
             if value is not None
         }
-        return of_splits(splits, view, classes, name, flip, stated=preprocess is not None)
+        return data_of_splits(
+            splits, operations, classes, name, flip, stated=preprocess is not None
+        )
 
     def __post_init__(self) -> None:
         if self.preprocess is None:
             height, width = self.size
-            self.preprocess = resizing(
+            self.preprocess = with_only_resize(
                 Preprocess((), (Normalize(mean=self.mean, std=self.std),)), (height, width)
             )
 
@@ -167,7 +169,7 @@ class Data:
         )
 
     @property
-    def shown_to_networks(self) -> Split:
+    def calibration_split(self) -> Split:
         """The samples for calibration and examples: training images, else validation images."""
         return self.train if len(self.train) else self.valid
 
@@ -187,7 +189,7 @@ class Data:
 
     def example(self, count: int = 1) -> Tree:
         """Return the first training (else validation) samples as network inputs (count c h w)."""
-        split = self.shown_to_networks
+        split = self.calibration_split
         for pixels, _ in split.batches(count, CPU, torch.arange(min(count, len(split)))):
             return self.normalised(pixels)
         raise LissomError(f"data {self.name}: there are no images for training or validation")
@@ -198,7 +200,7 @@ class Data:
 
     def labelled(self, count: int, seed: int = 0) -> list[tuple[Tree, Tree]]:
         """Return the batches that `calibration` returns, each with its labels."""
-        split = self.shown_to_networks
+        split = self.calibration_split
         draw = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(split), generator=draw)[:count]
         return [
@@ -222,47 +224,47 @@ class Data:
         }
 
 
-def completed(read: Read, *, stated: bool = True) -> Data:
+def data_of(source: SourceData, *, stated: bool = True) -> Data:
     """Return the data of a source, completed.
 
     Splits a validation set off `train` if there is none, and measures mean and standard deviation
     if `preprocess` takes them from the data.
     """
-    train, valid, test = read.train, read.valid, read.test
+    train, valid, test = source.train, source.valid, source.test
     if train is None:
-        train = Images(torch.zeros(0, read.channels, *read.size, dtype=torch.uint8), EMPTY)
+        train = Images(torch.zeros(0, source.channels, *source.size, dtype=torch.uint8), EMPTY)
     elif valid is None:
-        train, valid = parted(train)
+        train, valid = set_apart(train)
     assert valid is not None
-    preprocess = read.preprocess
+    preprocess = source.preprocess
     if preprocess.from_data:
-        preprocess = preprocess.measured(*statistics(train if len(train) else valid))
-    mean, std = preprocess.line(read.channels)
-    facts = f"{read.fingerprint} {len(train)} {len(valid)} {len(test)} {read.channels} {read.size}"
+        preprocess = preprocess.measured(*mean_and_std(train if len(train) else valid))
+    mean, std = preprocess.line(source.channels)
+    facts = f"{source.fingerprint} {len(train)} {len(valid)} {len(test)} {source.channels} {source.size}"
     if stated:
         facts += f" {preprocess}"
     return Data(
-        name=read.name,
+        name=source.name,
         train=train,
         valid=valid,
-        test=read.test,
-        classes=read.classes,
-        channels=read.channels,
-        size=read.size,
+        test=source.test,
+        classes=source.classes,
+        channels=source.channels,
+        size=source.size,
         mean=mean,
         std=std,
-        flip=read.flip,
+        flip=source.flip,
         fingerprint=hashlib.sha256(facts.encode()).hexdigest()[:16],
-        notes=read.notes,
+        notes=source.notes,
         preprocess=preprocess,
         stated=stated,
-        unlabelled=not read.labelled,
+        unlabelled=not source.labelled,
     )
 
 
-def of_splits(
+def data_of_splits(
     splits: dict[str, DatasetSplit],
-    view: Preprocess,
+    preprocess: Preprocess,
     classes: int | Sequence[str] | None,
     name: str,
     flip: bool,
@@ -281,9 +283,9 @@ def of_splits(
     if "valid" in splits:
         valid = splits["valid"]
     elif len(train):
-        train, valid = parted(train)
+        train, valid = set_apart(train)
     else:
-        test, valid = parted(test, share=0.2)
+        test, valid = set_apart(test, share=0.2)
         notes.append(
             "there is no training data: a fixed random fifth of the test data is used for "
             "validation and calibration"
@@ -292,14 +294,14 @@ def of_splits(
     check_inputs(inputs, name, stated=stated)
     pictures = are_pictures(inputs)
     channels, *size = shape_of(inputs)
-    if pictures and not view.numbers:
-        view = replace(view, numbers=(Normalize(),))
-    if view.from_data:
-        view = view.measured(*statistics(train if len(train) else valid))
+    if pictures and not preprocess.numbers:
+        preprocess = replace(preprocess, numbers=(Normalize(),))
+    if preprocess.from_data:
+        preprocess = preprocess.measured(*mean_and_std(train if len(train) else valid))
     every = [split for split in (train, valid, test) if len(split)]
     names = class_names(classes, every, notes, name)
-    mean, std = view.line(channels) if pictures else ((0.0,), (1.0,))
-    facts = f"{fingerprint} {len(train)} {len(valid)} {len(test)} {view} {flip}"
+    mean, std = preprocess.line(channels) if pictures else ((0.0,), (1.0,))
+    facts = f"{fingerprint} {len(train)} {len(valid)} {len(test)} {preprocess} {flip}"
     if classes is not None:  # the names are saved with each network, so they are part of its key
         facts += f" {names}"
     return Data(
@@ -315,7 +317,7 @@ def of_splits(
         flip,
         hashlib.sha256(facts.encode()).hexdigest()[:16],
         notes=notes,
-        preprocess=view,
+        preprocess=preprocess,
         stated=stated or not pictures,
         as_given=not pictures,
     )

@@ -27,7 +27,7 @@ def read_digits() -> tuple[np.ndarray, np.ndarray]:
     return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
 
 
-def stratified(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def stratified_split(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the sorted training and test indices, drawn with the same share of each class.
 
     `labels` (n) are classes from 0 on. The split is that of scikit-learn's train_test_split with
@@ -36,8 +36,8 @@ def stratified(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray,
     draw = np.random.RandomState(seed)
     counts = np.bincount(labels)
     tests = int(np.ceil(share * len(labels)))
-    to_train = shared_out(counts, len(labels) - tests, draw)
-    to_test = shared_out(counts - to_train, tests, draw)
+    to_train = apportion(counts, len(labels) - tests, draw)
+    to_test = apportion(counts - to_train, tests, draw)
     train = list[int]()
     test = list[int]()
     for label, (first, more) in enumerate(zip(to_train, to_test, strict=True)):
@@ -47,20 +47,20 @@ def stratified(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray,
     return np.sort(train), np.sort(test)
 
 
-def shared_out(counts: np.ndarray, total: int, draw: np.random.RandomState) -> np.ndarray:
+def apportion(counts: np.ndarray, total: int, draw: np.random.RandomState) -> np.ndarray:
     """Return how many samples of each class make up `total`, in proportion to `counts`.
 
     Uses the largest-remainder method; ties are drawn at random.
     """
-    exact = counts / counts.sum() * total
-    found = np.floor(exact).astype(int)
-    remainder = exact - found
-    missing = total - found.sum()
+    quotas = counts / counts.sum() * total
+    counts_drawn = np.floor(quotas).astype(int)
+    remainder = quotas - counts_drawn
+    missing = total - counts_drawn.sum()
     for value in np.unique(remainder)[::-1]:
         if not missing:
             break
         equal = np.flatnonzero(remainder == value)
         chosen = draw.choice(equal, size=min(len(equal), missing), replace=False)
-        found[chosen] += 1
+        counts_drawn[chosen] += 1
         missing -= len(chosen)
-    return found
+    return counts_drawn

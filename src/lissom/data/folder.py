@@ -16,19 +16,19 @@ import torch
 from ..errors import LissomError, counted
 from ..language.preprocess import Preprocess
 from .classes import by_name, classes_of_network
-from .digits import stratified
+from .digits import stratified_split
 from .picture import FORMATS, size_of
 from .reading import Reading
-from .split import Files, Images, Read
+from .split import Files, Images, SourceData
 from .tars import File, Member
 
-LOOKED_AT = 100  # images of each class whose sizes are compared
+SIZES_COMPARED = 100  # images of each class whose sizes are compared
 PARTS = ("train", "valid", "test")
 MIN_IMAGES = 10  # images without labels, which are split into three parts
-SHARE = 0.2  # of the images for the smaller part, if a folder is split into two
-SEED = 22
+SMALLER_SHARE = 0.2  # of the images for the smaller part, if a folder is split into two
+SPLIT_SEED = 22
 
-Found = dict[str, list[Path]]  # class -> its images
+ImagesByClass = dict[str, list[Path]]  # class -> its images
 Sample = TypeVar("Sample")  # an image's path, or an object that holds it
 Picture = TypeVar("Picture", Path, Member)
 
@@ -42,7 +42,7 @@ def read_folder(
     stated: tuple[str, ...] | None = None,
     *,
     labelled: bool = True,
-) -> Read:
+) -> SourceData:
     """Read a data set from a folder; any of `train`, `valid` and `test` may be missing.
 
     If it is not `labelled`, all images in it and in its subfolders form one class without a name.
@@ -54,7 +54,7 @@ def read_folder(
     """
     folders = parts_in(root, stated) if labelled else {"all": {"": images_in(root)}}
     classes = classes_in(root, folders, stated) if labelled else ("",)
-    return read_found(
+    return read_images_by_class(
         f"{'folder' if labelled else 'images'}:{root.name}",
         folders,
         classes,
@@ -67,7 +67,7 @@ def read_folder(
     )
 
 
-def read_found(
+def read_images_by_class(
     name: str,
     folders: Mapping[str, dict[str, list[Picture]]],
     classes: tuple[str, ...],
@@ -78,10 +78,10 @@ def read_found(
     preprocess: Preprocess,
     *,
     labelled: bool = True,
-) -> Read:
+) -> SourceData:
     """Read the images that were found for each class in each part."""
     own = classes == tuple(sorted(names_in(folders)))
-    splits, notes = arranged(folders)
+    splits, notes = arrange_parts(folders)
     every = list(chain(*(chain(*found.values()) for found in splits.values())))
     reading = Reading.of(every, size, channels, preprocess, skip_bad=skip_bad)
     if size is None and not preprocess.pictures and sizes_differ(splits, reading.size):
@@ -96,7 +96,7 @@ def read_found(
         if left_out:
             bad[part] = left_out
             notes.append(f"{part}: {counted(left_out, 'unreadable file')} left out")
-    return Read(
+    return SourceData(
         name,
         read.get("train"),
         read.get("valid"),
@@ -112,7 +112,7 @@ def read_found(
     )
 
 
-def parts_in(root: Path, stated: tuple[str, ...] | None) -> dict[str, Found]:
+def parts_in(root: Path, stated: tuple[str, ...] | None) -> dict[str, ImagesByClass]:
     """Return the images of each class in each part of a folder.
 
     A folder that holds only class folders is one part, `all`; a class may then be called like a
@@ -156,7 +156,7 @@ def image_endings() -> set[str]:
 
 
 def classes_in(
-    root: Path, folders: dict[str, Found], stated: tuple[str, ...] | None
+    root: Path, folders: dict[str, ImagesByClass], stated: tuple[str, ...] | None
 ) -> tuple[str, ...]:
     """Return the classes in the order of the network's outputs.
 
@@ -183,18 +183,18 @@ def names_in(folders: Mapping[str, Mapping[str, object]]) -> set[str]:
     return set(chain(*folders.values()))
 
 
-def fingerprint_of(folders: dict[str, Found]) -> str:
+def fingerprint_of(folders: dict[str, ImagesByClass]) -> str:
     """Return a hash that changes when a file is added, removed, renamed or changes its length."""
-    seen = hashlib.sha256()
+    digest = hashlib.sha256()
     for part, found in sorted(folders.items()):
         for paths in found.values():
             for path in paths:
                 line = f"{part} {path.parent.name} {path.name} {path.stat().st_size}\n"
-                seen.update(line.encode(errors="surrogatepass"))  # names need not be UTF-8
-    return seen.hexdigest()
+                digest.update(line.encode(errors="surrogatepass"))  # names need not be UTF-8
+    return digest.hexdigest()
 
 
-def arranged(
+def arrange_parts(
     folders: Mapping[str, dict[str, list[Sample]]],
 ) -> tuple[dict[str, dict[str, list[Sample]]], list[str]]:
     """Return the parts for training, validation and test, with notes on parts that were replaced.
@@ -204,13 +204,13 @@ def arranged(
     """
     if "all" in folders or set(folders) == {"train"}:
         (whole,) = folders.values()
-        rest, test = parted_found(whole)
+        rest, test = split_by_class(whole)
         return {"train": rest, "test": test}, [
             "there is no part 'test': a fifth of the images, drawn once and for all, is the test set"
         ]
     if set(folders) in ({"test"}, {"valid"}):
         (whole,) = folders.values()
-        test, valid = parted_found(whole)
+        test, valid = split_by_class(whole)
         return {"valid": valid, "test": test}, [
             f"there is only the part '{next(iter(folders))}': a fifth of its images, drawn once "
             "and for all, is for validation and calibration, the rest is the test set"
@@ -223,15 +223,15 @@ def arranged(
     return dict(folders), []
 
 
-def parted_found(
-    found: dict[str, list[Sample]],
+def split_by_class(
+    images: dict[str, list[Sample]],
 ) -> tuple[dict[str, list[Sample]], dict[str, list[Sample]]]:
     """Split images into a larger and a smaller part, with nearly the same share of each class."""
-    pairs = [(name, sample) for name, samples in found.items() for sample in samples]
-    names = list(found)
+    pairs = [(name, sample) for name, samples in images.items() for sample in samples]
+    names = list(images)
     labels = np.array([names.index(name) for name, _ in pairs])
     parts = list[dict[str, list[Sample]]]()
-    for places in stratified(labels, SHARE, SEED):
+    for places in stratified_split(labels, SMALLER_SHARE, SPLIT_SEED):
         part = dict[str, list[Sample]]()
         for place in places:
             name, sample = pairs[place]
@@ -240,7 +240,7 @@ def parted_found(
     return parts[0], parts[1]
 
 
-def classes_of(folder: Path, least: int = 2) -> Found:
+def classes_of(folder: Path, least: int = 2) -> ImagesByClass:
     """Return the image files of each class folder, both sorted by name."""
     endings = image_endings()
     found = {}
@@ -274,7 +274,7 @@ def folders_in(folder: Path) -> list[Path]:
 def sizes_differ(splits: Mapping[str, Mapping[str, Sequence[File]]], size: tuple[int, int]) -> bool:
     """Return whether one of the first images of a class has another size in its header."""
     for found in splits.values():
-        for path in chain(*(paths[:LOOKED_AT] for paths in found.values())):
+        for path in chain(*(paths[:SIZES_COMPARED] for paths in found.values())):
             # unreadable files are reported elsewhere
             with suppress(LissomError):
                 if size_of(path) != (size[1], size[0]):

@@ -39,16 +39,16 @@ def form_of(samples: Tree) -> Any:
     """
     places = iter(range(sum(1 for _ in tensors_in(samples))))
 
-    def placed(tree: Tree) -> Any:
+    def indexed(tree: Tree) -> Any:
         if isinstance(tree, Tensor):
             return next(places)
         if isinstance(tree, Mapping):
-            return {str(key): placed(part) for key, part in tree.items()}
+            return {str(key): indexed(part) for key, part in tree.items()}
         if isinstance(tree, (list, tuple)):
-            return [placed(part) for part in tree]
+            return [indexed(part) for part in tree]
         return None
 
-    return placed(samples)
+    return indexed(samples)
 
 
 def is_plain(samples: Tree) -> bool:
@@ -60,11 +60,11 @@ def example_in(inputs: Sequence[Mapping[str, Any]], form: Any, count: int = 2) -
     """Return random samples of the recorded form: noise, and integers within each input's range."""
     draw = torch.Generator().manual_seed(0)
 
-    def drawn(form: Any) -> Tree:
+    def random_tree(form: Any) -> Tree:
         if isinstance(form, Mapping):
-            return {key: drawn(part) for key, part in form.items()}
+            return {key: random_tree(part) for key, part in form.items()}
         if isinstance(form, list):
-            return tuple(drawn(part) for part in form)
+            return tuple(random_tree(part) for part in form)
         if not isinstance(form, int):
             return None
         facts = inputs[form]
@@ -76,4 +76,4 @@ def example_in(inputs: Sequence[Mapping[str, Any]], form: Any, count: int = 2) -
         high = low if facts["high"] is None else int(facts["high"])
         return torch.randint(low, high + 1, shape, generator=draw).to(dtype)
 
-    return drawn(form)
+    return random_tree(form)

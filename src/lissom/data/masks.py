@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ..errors import LissomError, counted
 from ..language.preprocess import Preprocess, Size
-from .folder import MIN_IMAGES, PARTS, arranged, image_endings
-from .picture import opened, size_of
+from .folder import MIN_IMAGES, PARTS, arrange_parts, image_endings
+from .picture import open_image, size_of
 from .reading import Reading
-from .split import Files, Images, Read
+from .split import Files, Images, SourceData
 
-OUTSIDE = 255  # the label of pixels that preprocessing adds
+OUTSIDE_LABEL = 255  # the label of pixels that preprocessing adds
 
 Pair = tuple[Path, Path]  # an image and its label image
 
@@ -28,7 +28,7 @@ def read_masks(
     skip_bad: bool,
     preprocess: Preprocess,
     stated: tuple[str, ...] | None,
-) -> Read:
+) -> SourceData:
     """Read `train`, `valid` (or `val`) and `test`, each with a folder `images` and one `labels`.
 
     Missing parts are set apart as for folders. A label image is gray or has a palette. Its values
@@ -36,9 +36,13 @@ def read_masks(
     Raises LissomError for images without labels, for labels of another size and, unless `skip_bad`,
     for the first file that cannot be decoded.
     """
-    found = {part: paired(folder) for part in PARTS if (folder := part_in(root, part)) is not None}
-    check_parts(found, root)
-    arranged_pairs, notes = arranged({part: {"": pairs} for part, pairs in found.items()})
+    parts = {
+        part: image_label_pairs(folder)
+        for part in PARTS
+        if (folder := part_in(root, part)) is not None
+    }
+    check_parts(parts, root)
+    arranged_pairs, notes = arrange_parts({part: {"": pairs} for part, pairs in parts.items()})
     pairs = {part: groups[""] for part, groups in arranged_pairs.items()}
     images = [image for part in pairs.values() for image, _ in part]
     reading = Reading.of(images, size, channels, preprocess, skip_bad=skip_bad)
@@ -51,8 +55,8 @@ def read_masks(
         if left_out:
             bad[part] = left_out
             notes.append(f"{part}: {counted(left_out, 'unreadable file')} left out")
-    classes = stated or counted_classes(splits)
-    return Read(
+    classes = stated or classes_up_to_largest(splits)
+    return SourceData(
         f"masks:{root.name}",
         splits.get("train"),
         splits.get("valid"),
@@ -92,7 +96,7 @@ def part_in(root: Path, part: str) -> Path | None:
     return next((root / name for name in names if (root / name / "images").is_dir()), None)
 
 
-def paired(folder: Path) -> list[Pair]:
+def image_label_pairs(folder: Path) -> list[Pair]:
     """Return each image of a part with its label image, matched by name without extension."""
     endings = image_endings()
 
@@ -123,31 +127,31 @@ def labels_in(files: list[Pair], reading: Reading) -> tuple[list[Pair], Tensor]:
     A pair with a file that is no image is left out, or raises LissomError unless bad files are
     skipped.
     """
-    view = reading.preprocess.for_labels(OUTSIDE)
+    view = reading.preprocess.for_labels(OUTSIDE_LABEL)
     readable = list[Pair]()
-    found = list[np.ndarray]()
+    labels = list[np.ndarray]()
     for image, path in files:
         try:
-            wanted = size_of(image)
-            with opened(path) as picture:
+            size = size_of(image)
+            with open_image(path) as picture:
                 values = np.asarray(picture)
         except LissomError:
             if not reading.skip_bad:
                 raise
             continue
         readable.append((image, path))
-        found.append(labels_seen(values, wanted, reading, view, path))
-    if not found:
+        labels.append(preprocessed_labels(values, size, reading, view, path))
+    if not labels:
         raise LissomError(
             f"data: not one image of {files[0][0].parent} can be read with its labels"
         )
-    return readable, torch.from_numpy(np.stack(found))
+    return readable, torch.from_numpy(np.stack(labels))
 
 
-def labels_seen(
-    values: np.ndarray, wanted: Size, reading: Reading, view: Preprocess, path: Path
+def preprocessed_labels(
+    values: np.ndarray, size: Size, reading: Reading, view: Preprocess, path: Path
 ) -> np.ndarray:
-    """Return the labels (h w) of an image of the size `wanted`, after the preprocessing `view`.
+    """Return the labels (h w) of an image of `size` (width, height), after the preprocessing `view`.
 
     `values` are those of its label image. Raises LissomError if they do not fit.
     """
@@ -159,9 +163,9 @@ def labels_seen(
             f"at each pixel, got {values.shape} {values.dtype}"
         )
     picture = Image.fromarray(values.astype(np.uint8))
-    if picture.size != wanted:
+    if picture.size != size:
         raise LissomError(
-            f"data: {path}: expected the size of its image, {wanted[0]}x{wanted[1]}, got "
+            f"data: {path}: expected the size of its image, {size[0]}x{size[1]}, got "
             f"{picture.width}x{picture.height}"
         )
     labels = np.asarray(view.shown(picture))
@@ -172,21 +176,21 @@ def labels_seen(
     return labels
 
 
-def counted_classes(splits: dict[str, Images | Files]) -> tuple[str, ...]:
+def classes_up_to_largest(splits: dict[str, Images | Files]) -> tuple[str, ...]:
     """Return numbers as class names, up to the largest label in the splits."""
     largest = 0
     for split in splits.values():
         labels = split.labels
-        inside = labels[labels != OUTSIDE]
+        inside = labels[labels != OUTSIDE_LABEL]
         largest = max(largest, int(inside.max()) if inside.numel() else 0)
     return tuple(map(str, range(largest + 1)))
 
 
 def fingerprint_of(pairs: dict[str, list[Pair]]) -> str:
     """Return a hash that changes when a file is added, removed, renamed or changes its length."""
-    seen = hashlib.sha256()
+    digest = hashlib.sha256()
     for part, files in sorted(pairs.items()):
         for image, label in files:
             line = f"{part} {image.name} {image.stat().st_size} {label.stat().st_size}\n"
-            seen.update(line.encode(errors="surrogatepass"))
-    return seen.hexdigest()
+            digest.update(line.encode(errors="surrogatepass"))
+    return digest.hexdigest()

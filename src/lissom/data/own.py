@@ -28,12 +28,12 @@ from torch.utils.data import (
 from ..errors import LissomError, cause_of, type_of
 from ..language.preprocess import Preprocess
 from ..trees import Tree, at, concatenated, length, mapped, tensors_in
-from .picture import in_eight_bits, pixels_of, shown_pixels
-from .samples import as_tensors, described
-from .split import CPU, MEMORY
+from .picture import in_eight_bits, pixels_of, preprocess_pixels
+from .samples import as_tensors, tree_text
+from .split import CPU, MAX_BYTES_IN_MEMORY
 
-LOOKED_AT = 16  # samples in a fingerprint
-WANTED = (
+FINGERPRINT_SAMPLES = 16  # samples in a fingerprint
+EXPECTED_SOURCES = (
     "expected a Dataset, a DataLoader, a pair of tensors (inputs, targets), or a list of samples "
     "(input, target)"
 )
@@ -63,12 +63,12 @@ class DatasetSplit(Dataset[Any]):
         sample = self.samples[int(self.taken[place])]
         if not isinstance(sample, (tuple, list)) or len(sample) < 2:
             raise LissomError(
-                f"{self.where}: expected samples (input, target), got {described(sample)}"
+                f"{self.where}: expected samples (input, target), got {tree_text(sample)}"
             )
         if len(sample) > 2:  # the second input would be taken for the target
             raise LissomError(
                 f"{self.where}: expected samples (input, target), got {len(sample)} parts, "
-                f"{described(sample)}; several inputs are a tuple or dict, ((a, b), target)"
+                f"{tree_text(sample)}; several inputs are a tuple or dict, ((a, b), target)"
             )
         return inputs_of(sample[0], self.preprocess, self.where), sample[1]
 
@@ -107,10 +107,10 @@ class DatasetSplit(Dataset[Any]):
                     if not length(tree):
                         raise LissomError(
                             f"{self.where}: expected tensors of inputs and of targets in a batch, "
-                            f"got {described((inputs, targets))}; words become numbers first, as "
+                            f"got {tree_text((inputs, targets))}; words become numbers first, as "
                             "places in a list of the classes"
                         )
-                yield moved_to(inputs, device), moved_to(targets, device)
+                yield to_device(inputs, device), to_device(targets, device)
         except LissomError:
             raise
         except Exception as error:  # the user's own code may raise anything
@@ -121,95 +121,98 @@ class DatasetSplit(Dataset[Any]):
             ) from error
 
 
-def inputs_of(given: Any, preprocess: Preprocess, where: str) -> Tree:
+def inputs_of(value: Any, preprocess: Preprocess, where: str) -> Tree:
     """Return the inputs of a sample with images and arrays converted to tensors."""
-    if isinstance(given, Mapping):
-        return {str(name): inputs_of(part, preprocess, where) for name, part in given.items()}
-    if isinstance(given, (tuple, list)):
-        return tuple(inputs_of(part, preprocess, where) for part in given)
-    return tensor_of(given, preprocess, where)
+    if isinstance(value, Mapping):
+        return {str(name): inputs_of(part, preprocess, where) for name, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(inputs_of(part, preprocess, where) for part in value)
+    return tensor_of(value, preprocess, where)
 
 
-def moved_to(tree: Tree, device: torch.device) -> Tree:
+def to_device(tree: Tree, device: torch.device) -> Tree:
     """Return a tree with its tensors on a device."""
     return mapped(lambda t: t.to(device), tree)
 
 
-def tensor_of(given: Any, preprocess: Preprocess, where: str) -> Tensor:
+def tensor_of(value: Any, preprocess: Preprocess, where: str) -> Tensor:
     """Return an input as a tensor: images preprocessed, numbers as they are.
 
     Images are those of Pillow, and 8-bit tensors and arrays (c h w) of 1 or 3 channels. Raises
     LissomError for other inputs.
     """
-    if isinstance(given, np.ndarray):
-        given = torch.from_numpy(np.ascontiguousarray(given))
-    if isinstance(given, Tensor):
-        if given.dtype == torch.float64:  # NumPy's default, not a choice
-            return given.float()
-        if given.dtype != torch.uint8 or not preprocess.pictures:
-            return given
-        if given.ndim != 3 or len(given) not in (1, 3):
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, Tensor):
+        if value.dtype == torch.float64:  # NumPy's default, not a choice
+            return value.float()
+        if value.dtype != torch.uint8 or not preprocess.pictures:
+            return value
+        if value.ndim != 3 or len(value) not in (1, 3):
             raise LissomError(
                 f"{where}: {preprocess.pictures[0]} needs images (c h w) of 1 or 3 channels, got "
-                f"{described(given)}"
+                f"{tree_text(value)}"
             )
-        return shown_pixels(given[None], preprocess)[0]
+        return preprocess_pixels(value[None], preprocess)[0]
     from PIL.Image import Image
 
-    if isinstance(given, Image):
-        picture = in_eight_bits(given)
+    if isinstance(value, Image):
+        picture = in_eight_bits(value)
         mode = "L" if picture.mode in ("1", "L") else "RGB"
         return torch.from_numpy(pixels_of(preprocess.shown(picture.convert(mode))))
     raise LissomError(
-        f"{where}: expected an input that is a tensor, an array or an image, got {described(given)}; "
+        f"{where}: expected an input that is a tensor, an array or an image, got "
+        f"{tree_text(value)}; "
         "torch.tensor(...) makes one of numbers"
     )
 
 
-def dataset_split(given: Any, preprocess: Preprocess, where: str) -> DatasetSplit:
+def dataset_split(source: Any, preprocess: Preprocess, where: str) -> DatasetSplit:
     """Return a user's data as a split that reads samples on demand; raise LissomError if unfit."""
-    if isinstance(given, DatasetSplit):
-        return given
-    if isinstance(given, DataLoader):
-        if isinstance(given.dataset, IterableDataset):
-            return dataset_split(streamed(given, where), preprocess, where)
-        split = dataset_split(given.dataset, preprocess, where)
-        if (places := places_of(given, len(split), where)) is not None:
+    if isinstance(source, DatasetSplit):
+        return source
+    if isinstance(source, DataLoader):
+        if isinstance(source.dataset, IterableDataset):
+            return dataset_split(read_stream(source, where), preprocess, where)
+        split = dataset_split(source.dataset, preprocess, where)
+        if (places := indices_of(source, len(split), where)) is not None:
             split = split.take(places)
         # a process that is not a fork of this one cannot import the user's file of code
         forks = multiprocessing.get_start_method() == "fork"
-        return replace(split, collate=given.collate_fn, workers=given.num_workers if forks else 0)
-    if isinstance(given, IterableDataset):
-        return dataset_split(streamed(DataLoader(given, batch_size=64), where), preprocess, where)
-    if is_pair_of_tensors(given):
-        inputs, targets = (torch.as_tensor(part) for part in given)
+        return replace(split, collate=source.collate_fn, workers=source.num_workers if forks else 0)
+    if isinstance(source, IterableDataset):
+        return dataset_split(
+            read_stream(DataLoader(source, batch_size=64), where), preprocess, where
+        )
+    if is_pair_of_tensors(source):
+        inputs, targets = (torch.as_tensor(part) for part in source)
         if len(inputs) != len(targets):
             raise LissomError(
                 f"{where}: expected as many targets as inputs, got {len(targets)} and {len(inputs)}"
             )
-        given = torch.utils.data.TensorDataset(inputs, targets)
-    if isinstance(given, type):
-        raise LissomError(f"{where}: {WANTED}; got the class {given.__name__}: call it")
+        source = torch.utils.data.TensorDataset(inputs, targets)
+    if isinstance(source, type):
+        raise LissomError(f"{where}: {EXPECTED_SOURCES}; got the class {source.__name__}: call it")
     if (
-        not hasattr(given, "__len__")
-        or not hasattr(given, "__getitem__")
-        or isinstance(given, Mapping)
+        not hasattr(source, "__len__")
+        or not hasattr(source, "__getitem__")
+        or isinstance(source, Mapping)
     ):
-        raise LissomError(f"{where}: {WANTED}; got {type_of(given)}")
-    split = DatasetSplit(given, torch.arange(len(given)), preprocess, where=where)
-    return replace(split, known_labels=labels_of(given))
+        raise LissomError(f"{where}: {EXPECTED_SOURCES}; got {type_of(source)}")
+    split = DatasetSplit(source, torch.arange(len(source)), preprocess, where=where)
+    return replace(split, known_labels=labels_of(source))
 
 
-def is_pair_of_tensors(given: Any) -> bool:
+def is_pair_of_tensors(value: Any) -> bool:
     """Return whether an object is a pair (inputs, targets) of tensors or arrays."""
     return (
-        isinstance(given, (tuple, list))
-        and len(given) == 2
-        and all(isinstance(part, (Tensor, np.ndarray)) for part in given)
+        isinstance(value, (tuple, list))
+        and len(value) == 2
+        and all(isinstance(part, (Tensor, np.ndarray)) for part in value)
     )
 
 
-def places_of(loader: DataLoader[Any], count: int, where: str) -> Tensor | None:
+def indices_of(loader: DataLoader[Any], count: int, where: str) -> Tensor | None:
     """Return the indices that a loader visits in its data set of `count` samples, None for all.
 
     Raises LissomError for a sampler whose indices are unknown: they may belong to another split.
@@ -217,26 +220,26 @@ def places_of(loader: DataLoader[Any], count: int, where: str) -> Tensor | None:
     sampler = loader.sampler
     if type(sampler) is SubsetRandomSampler:
         return torch.as_tensor(sampler.indices)
-    plain = type(loader.batch_sampler) in (BatchSampler, type(None))
-    whole = type(sampler) is SequentialSampler or (
+    default_batches = type(loader.batch_sampler) in (BatchSampler, type(None))
+    visits_all = type(sampler) is SequentialSampler or (
         type(sampler) is RandomSampler and not sampler.replacement and len(sampler) == count
     )
-    if plain and whole:
+    if default_batches and visits_all:
         return None
-    odd = loader.batch_sampler if plain is False else sampler
+    unknown = loader.batch_sampler if default_batches is False else sampler
     raise LissomError(
         f"{where}: lissom draws the order itself and cannot tell which samples a "
-        f"{type(odd).__name__} visits; torch.utils.data.Subset(dataset, indices) says it"
+        f"{type(unknown).__name__} visits; torch.utils.data.Subset(dataset, indices) says it"
     )
 
 
-def streamed(loader: DataLoader[Any], where: str) -> Any:
+def read_stream(loader: DataLoader[Any], where: str) -> Any:
     """Read the samples of a stream, which cannot be indexed, into memory.
 
     Raises LissomError for a stream that is empty, too large or not of batches (inputs, targets).
     """
     batches: list[tuple[Tree, Tree]] = []
-    held = 0
+    bytes_read = 0
     try:
         for batch in loader:
             if (
@@ -245,14 +248,15 @@ def streamed(loader: DataLoader[Any], where: str) -> Any:
                 or not all(map(length, batch))
             ):
                 raise LissomError(
-                    f"{where}: expected batches (inputs, targets), got {described(batch)}"
+                    f"{where}: expected batches (inputs, targets), got {tree_text(batch)}"
                 )
             inputs, targets = (as_tensors(part) for part in batch)
-            held += sum(t.numel() * t.element_size() for t in tensors_in(inputs))
-            if held > MEMORY:
+            bytes_read += sum(t.numel() * t.element_size() for t in tensors_in(inputs))
+            if bytes_read > MAX_BYTES_IN_MEMORY:
                 raise LissomError(
                     f"{where}: a stream is held in memory, and this one is larger than "
-                    f"{MEMORY >> 30} GiB; a Dataset with __getitem__ and __len__ is read as it is needed"
+                    f"{MAX_BYTES_IN_MEMORY >> 30} GiB; a Dataset with __getitem__ and __len__ is read "
+                    "as it is needed"
                 )
             batches.append((inputs, targets))
     except LissomError:
@@ -282,16 +286,18 @@ def labels_of(samples: Any) -> Tensor | None:
             continue
         try:
             labels = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
-            places = torch.linspace(0, len(samples) - 1, min(LOOKED_AT, len(samples))).long()
-            seen = torch.stack([torch.as_tensor(samples[int(k)][1]) for k in places])
+            places = torch.linspace(
+                0, len(samples) - 1, min(FINGERPRINT_SAMPLES, len(samples))
+            ).long()
+            labels_read = torch.stack([torch.as_tensor(samples[int(k)][1]) for k in places])
         except Exception:  # the list holds something else: read the samples one by one
             return None
-        return labels if torch.equal(seen.double(), labels[places].double()) else None
+        return labels if torch.equal(labels_read.double(), labels[places].double()) else None
     return None
 
 
 @contextmanager
-def seeded() -> Iterator[None]:
+def fixed_seeds() -> Iterator[None]:
     """Seed all random generators within the context, and restore their states afterwards."""
     states = (random.getstate(), np.random.get_state())
     with torch.random.fork_rng(devices=[]):
@@ -309,23 +315,24 @@ def fingerprint_of(splits: Sequence[DatasetSplit]) -> str:
     """Return a hash that changes with the samples.
 
     It covers all samples if they are tensors; else their number, all known targets, and the inputs
-    of up to `LOOKED_AT` samples, read with fixed seeds because the user's transforms may be random.
+    of up to `FINGERPRINT_SAMPLES` samples, read with fixed seeds because the user's transforms may
+    be random.
     """
-    seen = hashlib.sha256()
+    digest = hashlib.sha256()
     for split in splits:
-        seen.update(f"{len(split)} ".encode())
+        digest.update(f"{len(split)} ".encode())
         if not len(split):
             continue
-        places = torch.linspace(0, len(split) - 1, min(LOOKED_AT, len(split))).long()
-        with seeded():
-            pairs = list(replace(split, workers=0).batches(LOOKED_AT, CPU, places))
+        places = torch.linspace(0, len(split) - 1, min(FINGERPRINT_SAMPLES, len(split))).long()
+        with fixed_seeds():
+            pairs = list(replace(split, workers=0).batches(FINGERPRINT_SAMPLES, CPU, places))
         parts = list(tensors_in(pairs))
         if isinstance(split.samples, torch.utils.data.TensorDataset):
             parts += [tensor[split.taken] for tensor in split.samples.tensors]
         elif split.known_labels is not None:
             parts += tensors_in(split.known_labels)
         for part in parts:
-            seen.update(f"{tuple(part.shape)} {part.dtype}".encode())
+            digest.update(f"{tuple(part.shape)} {part.dtype}".encode())
             if part.numel():
-                seen.update(part.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return seen.hexdigest()
+                digest.update(part.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import LissomError
 from ..trees import Tree, concatenated, mapped, tensors_in
 from .own import DatasetSplit
-from .samples import described
+from .samples import tree_text
 from .split import CPU
 
 # the way out for numbers, which are used as they are
@@ -28,10 +28,10 @@ def common_inputs(train: DatasetSplit, valid: DatasetSplit, test: DatasetSplit, 
     inputs = first_inputs(test)
     for split in (train, valid):
         other = first_inputs(split) if len(split) else inputs
-        if described(other) != described(inputs):
+        if tree_text(other) != tree_text(inputs):
             raise LissomError(
                 f"data {name}: expected inputs of one shape and type in all splits, got "
-                f"{described(other)} beside {described(inputs)}"
+                f"{tree_text(other)} beside {tree_text(inputs)}"
             )
     return inputs
 
@@ -55,12 +55,12 @@ def check_inputs(inputs: Tree, name: str, *, stated: bool) -> None:
     pictures = are_pictures(inputs)
     if not pictures and stated:
         raise LissomError(
-            f"data {name}: its inputs are {described(inputs)}, which are taken as they are; preprocess "
+            f"data {name}: its inputs are {tree_text(inputs)}, which are taken as they are; preprocess "
             f"is for images and 8-bit integers; {STANDARDIZE}"
         )
     if pictures and (inputs.ndim != 3 or len(inputs) not in (1, 3)):
         raise LissomError(
-            f"data {name}: expected images (c h w) of 1 or 3 channels, got {described(inputs)}; "
+            f"data {name}: expected images (c h w) of 1 or 3 channels, got {tree_text(inputs)}; "
             "inputs[:, None] gives gray ones a channel"
         )
 

@@ -37,7 +37,7 @@ class WrongPreprocess(LissomError):
 
 
 @cache
-def formats() -> list[str]:
+def readable_formats() -> list[str]:
     """Return the formats that the installed Pillow opens by itself."""
     from PIL import Image
 
@@ -46,7 +46,7 @@ def formats() -> list[str]:
 
 
 @contextmanager
-def opened(path: File) -> Iterator[Picture]:
+def open_image(path: File) -> Iterator[Picture]:
     """Open the image in a file; only the header is read at first.
 
     Raises LissomError, naming the file, if it is no image, is cut short or declares more pixels
@@ -61,16 +61,16 @@ def opened(path: File) -> Iterator[Picture]:
             with warnings.catch_warnings():
                 # the check below replaces Pillow's: it knows the size of the file
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                image = Image.open(file, formats=formats())
+                image = Image.open(file, formats=readable_formats())
             if image.width * image.height > max(MAX_PIXELS, MAX_PIXELS_PER_BYTE * length):
                 raise ValueError(
                     f"it declares {image.width} x {image.height} pixels in {length} bytes"
                 )
             yield image
     except Exception as error:  # a damaged file makes its decoder raise errors of many kinds
-        said = str(error) or type(error).__name__
+        reason = str(error) or type(error).__name__
         raise LissomError(
-            f"data: {path}: cannot be read as an image ({said}); --skip-bad leaves such files out"
+            f"data: {path}: cannot be read as an image ({reason}); --skip-bad leaves such files out"
         ) from None
 
 
@@ -78,9 +78,9 @@ def picture_in(path: File, channels: int, preprocess: Preprocess | None = None) 
     """Return the image in a file, gray for 1 channel and RGB for 3.
 
     It is decoded at a smaller size if that is enough for `preprocess`. Raises LissomError as
-    `opened` does.
+    `open_image` does.
     """
-    with opened(path) as image:
+    with open_image(path) as image:
         smaller = None if preprocess is None else preprocess.least(image.size)
         if smaller is not None:
             image.draft(image.mode, smaller)  # does nothing in most formats
@@ -94,7 +94,7 @@ def picture_in(path: File, channels: int, preprocess: Preprocess | None = None) 
 
 def size_of(path: File) -> Size:
     """Return (width, height) of the image in a file, read from its header."""
-    with opened(path) as image:
+    with open_image(path) as image:
         return image.size
 
 
@@ -105,8 +105,8 @@ def in_eight_bits(picture: Picture) -> Picture:
     """
     from PIL import Image
 
-    sixteen = picture.mode.startswith("I;16") or (picture.mode, picture.format) == ("I", "PPM")
-    if sixteen:  # of gray, which Pillow would clip at 255
+    is_16_bit = picture.mode.startswith("I;16") or (picture.mode, picture.format) == ("I", "PPM")
+    if is_16_bit:  # of gray, which Pillow would clip at 255
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode in ("F", "I"):
         raise ValueError(
@@ -116,7 +116,7 @@ def in_eight_bits(picture: Picture) -> Picture:
     return picture.convert("RGBA") if "transparency" in picture.info else picture
 
 
-def decoded(
+def read_pixels(
     path: File,
     channels: int,
     preprocess: Preprocess | None = None,
@@ -150,19 +150,19 @@ def pixels_of(picture: Picture) -> np.ndarray:
     return np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
-def resizing(preprocess: Preprocess, size: tuple[int, int]) -> Preprocess:
+def with_only_resize(preprocess: Preprocess, size: tuple[int, int]) -> Preprocess:
     """Return a preprocessing whose only image operation is a resize to `size` (height, width)."""
     return replace(preprocess, pictures=(Resize(*size),))
 
 
-def shown_pixels(pixels: Tensor, preprocess: Preprocess) -> Tensor:
+def preprocess_pixels(pixels: Tensor, preprocess: Preprocess) -> Tensor:
     """Return images (n c h w), uint8, after the image operations of `preprocess`."""
     from PIL import Image
 
     if not preprocess.pictures:
         return pixels
-    shown = list[np.ndarray]()
+    processed = list[np.ndarray]()
     for planes in pixels.numpy():
         array = planes[0] if len(planes) == 1 else planes.transpose(1, 2, 0)
-        shown.append(pixels_of(preprocess.shown(Image.fromarray(np.ascontiguousarray(array)))))
-    return torch.from_numpy(np.stack(shown))
+        processed.append(pixels_of(preprocess.shown(Image.fromarray(np.ascontiguousarray(array)))))
+    return torch.from_numpy(np.stack(processed))

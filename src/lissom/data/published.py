@@ -68,11 +68,13 @@ def classes_of_detector(name: str, weights: str) -> int | None:
     models = library_module("torchvision", "weights")
     if not models.get_model_builder(name).__module__.startswith("torchvision.models.detection."):
         return None
-    known = models.get_model_weights(name)
-    chosen = (
-        known.DEFAULT if weights == "DEFAULT" and len(known) else known.__members__.get(weights)
+    weights_known = models.get_model_weights(name)
+    entry = (
+        weights_known.DEFAULT
+        if weights == "DEFAULT" and len(weights_known)
+        else weights_known.__members__.get(weights)
     )
-    return None if chosen is None else len(chosen.meta["categories"]) - 1
+    return None if entry is None else len(entry.meta["categories"]) - 1
 
 
 def torchvision_text(weights: Any, name: str, where: str) -> str:
@@ -88,7 +90,7 @@ def torchvision_text(weights: Any, name: str, where: str) -> str:
             "'resize(320, 320) | normalize(\"half\")' for ssdlite320_mobilenet_v3_large, or "
             "'resize(520, 520) | normalize(\"imagenet\")' for networks that segment"
         )
-    return written(
+    return classifier_preprocess(
         transform.resize_size[0],
         transform.crop_size[0],
         str(transform.interpolation.value),
@@ -99,11 +101,11 @@ def torchvision_text(weights: Any, name: str, where: str) -> str:
 
 def timm_text(timm: Any, name: str, where: str) -> str:
     """Return the preprocessing in timm's configuration of a network, as text."""
-    found = timm.models.get_pretrained_cfg(name)
-    if found is None:
+    published = timm.models.get_pretrained_cfg(name)
+    if published is None:
         raise LissomError(f"{where}: timm has no weights for it, and so no preprocessing")
     resolve = importlib.import_module("timm.data").resolve_data_config
-    config = resolve(pretrained_cfg=found.to_dict(), verbose=False)
+    config = resolve(pretrained_cfg=published.to_dict(), verbose=False)
     _, height, width = config["input_size"]
     mode = config.get("crop_mode") or "center"
     if height != width or mode not in ("center", "squash"):
@@ -112,10 +114,12 @@ def timm_text(timm: Any, name: str, where: str) -> str:
         )
     side = math.floor(height / config["crop_pct"])
     numbers = (tuple(config["mean"]), tuple(config["std"]))
-    return written(side, height, config["interpolation"], *numbers, squash=mode == "squash")
+    return classifier_preprocess(
+        side, height, config["interpolation"], *numbers, squash=mode == "squash"
+    )
 
 
-def written(
+def classifier_preprocess(
     side: int,
     crop: int,
     interpolation: str,

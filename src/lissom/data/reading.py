@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..errors import LissomError
 from ..language.preprocess import Preprocess
-from .picture import WrongPreprocess, decoded, resizing
-from .split import MEMORY, Files, Images
+from .picture import WrongPreprocess, read_pixels, with_only_resize
+from .split import MAX_BYTES_IN_MEMORY, Files, Images
 from .tars import File
 
 # most pixels of an image that sets the size of all, if no size is given
@@ -49,12 +49,12 @@ class Reading:
         size, and if no file can be read.
         """
         if preprocess.pictures and size is not None:
-            raise two_sizes(preprocess)
+            raise two_sizes_error(preprocess)
         if not preprocess.pictures:
             size = size or first_size(paths, channels, preprocess, asked=False)
-            preprocess = resizing(preprocess, size)
+            preprocess = with_only_resize(preprocess, size)
         size = first_size(paths, channels, preprocess, asked=True)
-        lazy = len(paths) * preprocess.channels(channels) * size[0] * size[1] > MEMORY
+        lazy = len(paths) * preprocess.channels(channels) * size[0] * size[1] > MAX_BYTES_IN_MEMORY
         return cls(channels, preprocess, size, skip_bad, lazy)
 
     @property
@@ -84,7 +84,7 @@ class Reading:
     def pixels(self, path: File) -> np.ndarray | None:
         """Return the pixels of a file, None if it is left out."""
         try:
-            pixels = decoded(path, self.channels, self.preprocess, self.size)
+            pixels = read_pixels(path, self.channels, self.preprocess, self.size)
         except WrongPreprocess:
             raise
         except LissomError:
@@ -95,7 +95,7 @@ class Reading:
         return pixels[:0] if self.lazy else pixels
 
 
-def two_sizes(preprocess: Preprocess) -> LissomError:
+def two_sizes_error(preprocess: Preprocess) -> LissomError:
     """Return the error for a size that is set twice."""
     return LissomError(
         f"data: --size and a preprocess that changes images, {preprocess}, were given; leave one "
@@ -114,7 +114,7 @@ def first_size(
     reason = ""
     for path in paths:
         try:
-            height, width = decoded(path, channels, preprocess).shape[1:]
+            height, width = read_pixels(path, channels, preprocess).shape[1:]
         except WrongPreprocess:
             raise
         except LissomError as error:

@@ -12,13 +12,13 @@ from typing import Any
 
 from ..errors import LissomError
 from ..language.preprocess import Preprocess, Size
-from .folder import image_endings, read_found
-from .split import Read
+from .folder import image_endings, read_images_by_class
+from .split import SourceData
 from .tars import Member, members_of, tars_in
 
-LABELS = ("cls", "json")  # file extensions; the first takes precedence
+LABEL_ENDINGS = ("cls", "json")  # file extensions; the first takes precedence
 MAX_LABEL_BYTES = 1 << 20  # bytes of a label
-MOST_CLASSES = 100_000  # if the number of classes is not stated
+MAX_CLASSES = 100_000  # if the number of classes is not stated
 
 
 def read_shards(
@@ -28,14 +28,14 @@ def read_shards(
     skip_bad: bool,
     preprocess: Preprocess,
     stated: tuple[str, ...] | None,
-) -> Read:
+) -> SourceData:
     """Read the tars of a folder or a pattern, such as data/{train,test}-{000..009}.tar.
 
     The files of a sample have the same name up to the first dot: an image, and its class in a .cls
     (a whole number) or a .json ({"label": 3}). Tars are indexed once, and images are read in
     place. Raises LissomError for tars and samples of another form.
     """
-    seen = hashlib.sha256()
+    digest = hashlib.sha256()
     parts = dict[str, list[tuple[Member, int]]]()
     for part, tars in tars_in(pattern).items():
         parts[part] = list(chain.from_iterable(map(samples_in, tars)))
@@ -43,31 +43,33 @@ def read_shards(
             line = (
                 f"{part} {member.tar.name} {member.name} {member.start} {member.length} {label}\n"
             )
-            seen.update(line.encode(errors="surrogatepass"))
+            digest.update(line.encode(errors="surrogatepass"))
         if not parts[part]:
             raise LissomError(f"data: {tars[0].parent}: the tars of {part} hold no image")
     if stated:  # the names are saved with each network, so they are part of its key
-        seen.update(repr(stated).encode())
-    classes = stated or numbered(parts)
-    found = dict[str, dict[str, list[Member]]]()
+        digest.update(repr(stated).encode())
+    classes = stated or classes_up_to_largest(parts)
+    images = dict[str, dict[str, list[Member]]]()
     for part, samples in parts.items():
-        found[part] = {}
+        images[part] = {}
         for member, label in samples:
             if label >= len(classes):
                 raise LissomError(
                     f"data: {member}: expected a class from 0 to {len(classes) - 1}, got {label}"
                 )
-            found[part].setdefault(classes[label], []).append(member)
+            images[part].setdefault(classes[label], []).append(member)
     name = f"shards:{Path(pattern).name}"
-    return read_found(name, found, classes, seen.hexdigest(), size, channels, skip_bad, preprocess)
+    return read_images_by_class(
+        name, images, classes, digest.hexdigest(), size, channels, skip_bad, preprocess
+    )
 
 
-def numbered(parts: dict[str, list[tuple[Member, int]]]) -> tuple[str, ...]:
+def classes_up_to_largest(parts: dict[str, list[tuple[Member, int]]]) -> tuple[str, ...]:
     """Return numbers as class names, up to the largest label of all samples."""
     member, largest = max(chain(*parts.values()), key=lambda sample: sample[1])
-    if not 1 <= largest < MOST_CLASSES:
+    if not 1 <= largest < MAX_CLASSES:
         raise LissomError(
-            f"data: {member}: expected a largest class from 1 to {MOST_CLASSES - 1}, got {largest}; "
+            f"data: {member}: expected a largest class from 1 to {MAX_CLASSES - 1}, got {largest}; "
             "--classes says how many there are"
         )
     return tuple(map(str, range(largest + 1)))
@@ -81,7 +83,7 @@ def samples_in(tar: Path) -> list[tuple[Member, int]]:
         folder, _, name = member.name.rpartition("/")
         stem, _, ending = name.partition(".")
         kind = "image" if f".{ending.lower()}" in endings else ending.lower()
-        if not stem or kind not in ("image", *LABELS):
+        if not stem or kind not in ("image", *LABEL_ENDINGS):
             continue
         sample = samples.setdefault(f"{folder}/{stem}", {})
         if kind in sample:
@@ -91,9 +93,9 @@ def samples_in(tar: Path) -> list[tuple[Member, int]]:
             )
         sample[kind] = member
     with tar.open("rb") as file:
-        found = list[tuple[Member, int]]()
+        labelled = list[tuple[Member, int]]()
         for files in samples.values():
-            labels = [files[kind] for kind in LABELS if kind in files]
+            labels = [files[kind] for kind in LABEL_ENDINGS if kind in files]
             if "image" not in files:
                 raise LissomError(f"data: {labels[0]}: there is no image of that name beside it")
             picture = files["image"]
@@ -102,8 +104,8 @@ def samples_in(tar: Path) -> list[tuple[Member, int]]:
                     f"data: {picture}: expected its class beside it, a .cls with a whole number or a "
                     '.json with {"label": 3}'
                 )
-            found.append((picture, label_in(labels[0], labels[0].read(file)[:MAX_LABEL_BYTES])))
-    return found
+            labelled.append((picture, label_in(labels[0], labels[0].read(file)[:MAX_LABEL_BYTES])))
+    return labelled
 
 
 def label_in(member: Member, content: bytes) -> int:

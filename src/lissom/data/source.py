@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from .split import Read
+    from .split import SourceData
 
-NAMES = ("digits", "cifar10", "cifar100", "fashion-mnist")
+BUILT_IN_NAMES = ("digits", "cifar10", "cifar100", "fashion-mnist")
 KNOWN = (
-    *NAMES,
+    *BUILT_IN_NAMES,
     "folder:PATH",
     "images:PATH",
     "masks:PATH",
@@ -32,10 +32,10 @@ KNOWN = (
     "shards:PATTERN",
     "file.py:NAME",
 )
-FILES = {".csv": "csv", ".json": "coco", ".tar": "shards"}  # file extension -> prefix
-FOLDERS = ("folder:", "images:", "masks:", "voc:")
+PREFIX_BY_ENDING = {".csv": "csv", ".json": "coco", ".tar": "shards"}  # file extension -> prefix
+FOLDER_PREFIXES = ("folder:", "images:", "masks:", "voc:")
 # sources whose classes --classes may name
-WITH_CLASSES = ("folder:", "masks:", "csv:", "coco:", "voc:", "shards:")
+CLASSES_PREFIXES = ("folder:", "masks:", "csv:", "coco:", "voc:", "shards:")
 
 
 def check_spec(
@@ -49,7 +49,7 @@ def check_spec(
     if preprocess is not None and preprocess.partition(":")[0] not in LIBRARIES:
         Preprocess.of(preprocess)
     if classes is not None:
-        if not spec.startswith(WITH_CLASSES) and not is_own_data(spec):
+        if not spec.startswith(CLASSES_PREFIXES) and not is_own_data(spec):
             raise LissomError(
                 "--classes: it is for folder:PATH, masks:PATH, csv:FILE, coco:PATH, voc:PATH and "
                 "shards:PATTERN; "
@@ -77,11 +77,11 @@ def check_spec(
             raise LissomError(f"data: {spec[5:]!r} is neither a folder nor a JSON file")
     elif spec.startswith("shards:"):
         tars_in(spec[7:])
-    elif spec.startswith(FOLDERS):
+    elif spec.startswith(FOLDER_PREFIXES):
         place = spec.partition(":")[2]
         if not place or not os.path.isdir(os.path.expanduser(place)):
             raise LissomError(f"data: {place!r} is not a folder")
-    elif spec not in NAMES:
+    elif spec not in BUILT_IN_NAMES:
         if spec.endswith(".py"):
             raise LissomError(
                 f"data: {spec!r} says no name in that file; expected {spec}:NAME, a Dataset, a "
@@ -91,7 +91,7 @@ def check_spec(
             raise LissomError(
                 f"data: there is no data set '{spec}', but a folder; folder:{spec} names it"
             )
-        kind = next((k for ends, k in FILES.items() if spec.endswith(ends)), None)
+        kind = next((k for ends, k in PREFIX_BY_ENDING.items() if spec.endswith(ends)), None)
         if kind is not None:
             raise LissomError(
                 f"data: there is no data set '{spec}'; {kind}:{spec} names such a file"
@@ -113,7 +113,7 @@ def load(
     skip_bad: bool = False,
     preprocess: str | None = None,
     classes: str | None = None,
-) -> Read:
+) -> SourceData:
     """Load a data set by name: one of KNOWN.
 
     `size` (height, width) and `channels` (1 or 3) default to those of the images. `preprocess` is
@@ -122,30 +122,30 @@ def load(
     hold only some of them.
     """
     check_spec(spec, size, channels, preprocess, classes)
-    view = preprocess_of(preprocess or SETS["data"])
+    operations = preprocess_of(preprocess or SETS["data"])
     stated = classes_named(classes) if classes else None
     folder = Path(os.path.expanduser(spec.partition(":")[2]))
     if spec.startswith("csv:"):
         from .table import read_table
 
-        return read_table(folder, size, channels or 3, skip_bad, view, stated)
+        return read_table(folder, size, channels or 3, skip_bad, operations, stated)
     if spec.startswith("masks:"):
         from .masks import read_masks
 
-        return read_masks(folder, size, channels or 3, skip_bad, view, stated)
+        return read_masks(folder, size, channels or 3, skip_bad, operations, stated)
     if spec.startswith("coco:"):
         from .coco import read_coco
 
-        return read_coco(folder, size, channels or 3, skip_bad, view, stated)
+        return read_coco(folder, size, channels or 3, skip_bad, operations, stated)
     if spec.startswith("shards:"):
         from .shards import read_shards
 
-        return read_shards(spec[7:], size, channels or 3, skip_bad, view, stated)
+        return read_shards(spec[7:], size, channels or 3, skip_bad, operations, stated)
     if spec.startswith("voc:"):
         from .voc import read_voc
 
-        return read_voc(folder, size, channels or 3, skip_bad, view, stated)
-    if spec.startswith(FOLDERS):
+        return read_voc(folder, size, channels or 3, skip_bad, operations, stated)
+    if spec.startswith(FOLDER_PREFIXES):
         from .folder import read_folder
 
         return read_folder(
@@ -153,41 +153,45 @@ def load(
             size,
             channels or 3,
             skip_bad,
-            view,
+            operations,
             stated,
             labelled=not spec.startswith("images:"),
         )
-    if size is not None and view.pictures:
-        from .reading import two_sizes
+    if size is not None and operations.pictures:
+        from .reading import two_sizes_error
 
-        raise two_sizes(view)
-    if view.pictures:
-        own = (8, 8) if spec == "digits" else None
-        return with_preprocessing(load(spec, root=root, size=own, channels=channels), view)
+        raise two_sizes_error(operations)
+    if operations.pictures:
+        native_size = (8, 8) if spec == "digits" else None
+        return with_preprocessing(
+            load(spec, root=root, size=native_size, channels=channels), operations
+        )
     if spec == "digits":
-        return digits(size or (32, 32), channels or 1, view)
-    return from_torchvision(spec, root, size, channels, view)
+        return digits(size or (32, 32), channels or 1, operations)
+    return from_torchvision(spec, root, size, channels, operations)
 
 
-def with_preprocessing(read: Read, preprocess: Preprocess) -> Read:
+def with_preprocessing(source: SourceData, preprocess: Preprocess) -> SourceData:
     """Return a data set in memory with its images preprocessed, at once or batch by batch."""
-    from .picture import shown_pixels
-    from .split import MEMORY, Images, PreprocessedImages
+    from .picture import preprocess_pixels
+    from .split import MAX_BYTES_IN_MEMORY, Images, PreprocessedImages
 
-    parts = {"train": read.train, "valid": read.valid, "test": read.test}
-    held = {name: part for name, part in parts.items() if isinstance(part, Images)}
-    one = shown_pixels(held["test"].pixels[:1], preprocess)
+    parts = {"train": source.train, "valid": source.valid, "test": source.test}
+    in_memory = {name: part for name, part in parts.items() if isinstance(part, Images)}
+    first = preprocess_pixels(in_memory["test"].pixels[:1], preprocess)
     changed: dict[str, Any] = {
-        name: PreprocessedImages(part, preprocess) for name, part in held.items()
+        name: PreprocessedImages(part, preprocess) for name, part in in_memory.items()
     }
-    if sum(map(len, held.values())) * one.numel() <= MEMORY:
-        for name, part in held.items():
-            changed[name] = Images(shown_pixels(part.pixels, preprocess), part.labels)
-    channels, height, width = one.shape[1:]
-    return replace(read, **changed, channels=channels, size=(height, width), preprocess=preprocess)
+    if sum(map(len, in_memory.values())) * first.numel() <= MAX_BYTES_IN_MEMORY:
+        for name, part in in_memory.items():
+            changed[name] = Images(preprocess_pixels(part.pixels, preprocess), part.labels)
+    channels, height, width = first.shape[1:]
+    return replace(
+        source, **changed, channels=channels, size=(height, width), preprocess=preprocess
+    )
 
 
-def digits(size: tuple[int, int], channels: int, preprocess: Preprocess) -> Read:
+def digits(size: tuple[int, int], channels: int, preprocess: Preprocess) -> SourceData:
     """Return scikit-learn's embedded digits (1,797 images of 8x8), enlarged; a fifth is the test split.
 
     Source: E. Alpaydin and C. Kaynak 1998, Optical Recognition of Handwritten Digits, UCI
@@ -196,20 +200,20 @@ def digits(size: tuple[int, int], channels: int, preprocess: Preprocess) -> Read
     import numpy as np
     import torch
 
-    from .digits import read_digits, stratified
-    from .split import Images, Read
+    from .digits import read_digits, stratified_split
+    from .split import Images, SourceData
 
     images, labels = read_digits()
     pixels = np.round(images * (255 / 16)).astype(np.uint8)[:, None]
 
     def part(order: np.ndarray) -> Images:
         return Images(
-            resized(torch.from_numpy(pixels[order]), size).repeat(1, channels, 1, 1),
+            resize_pixels(torch.from_numpy(pixels[order]), size).repeat(1, channels, 1, 1),
             torch.from_numpy(labels[order]).long(),
         )
 
-    train, test = stratified(labels, 0.2, seed=0)
-    return Read(
+    train, test = stratified_split(labels, 0.2, seed=0)
+    return SourceData(
         "digits",
         part(train),
         None,
@@ -219,7 +223,7 @@ def digits(size: tuple[int, int], channels: int, preprocess: Preprocess) -> Read
         size=size,
         flip=False,
         fingerprint="scikit-learn digits",
-        preprocess=as_resized(preprocess, (8, 8), size),
+        preprocess=with_resize(preprocess, (8, 8), size),
     )
 
 
@@ -229,13 +233,13 @@ def from_torchvision(
     size: tuple[int, int] | None,
     channels: int | None,
     preprocess: Preprocess,
-) -> Read:
+) -> SourceData:
     """Return CIFAR-10, CIFAR-100 or Fashion-MNIST from `root`; download it if it is not there."""
     import numpy as np
     import torch
     import torchvision.datasets as known
 
-    from .split import Images, Read
+    from .split import Images, SourceData
 
     kind = {
         "cifar10": known.CIFAR10,
@@ -245,14 +249,14 @@ def from_torchvision(
     where = root or Path.home() / ".cache" / "lissom" / "data"
     parts = []
     classes = ()
-    before = (0, 0)
-    own = 1 if spec == "fashion-mnist" else 3
+    native_size = (0, 0)
+    native_channels = 1 if spec == "fashion-mnist" else 3
     for train in (True, False):
         try:
-            found = kind(str(where), train=train, download=False)
+            dataset = kind(str(where), train=train, download=False)
         except RuntimeError:
             try:
-                found = kind(str(where), train=train, download=True)
+                dataset = kind(str(where), train=train, download=True)
             except Exception as error:
                 # downloads use many protocols, each with its own errors
                 raise LissomError(
@@ -266,19 +270,19 @@ def from_torchvision(
                 f"({error or type(error).__name__}); without "
                 "these files it is downloaded again"
             ) from None
-        array = np.asarray(found.data)
+        array = np.asarray(dataset.data)
         pixels = torch.from_numpy(
             array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2).copy()
         )
-        wanted = channels or own
-        if wanted != own:
+        wanted = channels or native_channels
+        if wanted != native_channels:
             pixels = (
                 pixels.repeat(1, 3, 1, 1)
                 if wanted == 3
                 else pixels.float().mean(1, keepdim=True).byte()
             )
-        labels = torch.as_tensor(found.targets).long()
-        classes = tuple(found.classes)
+        labels = torch.as_tensor(dataset.targets).long()
+        classes = tuple(dataset.classes)
         if not 0 < len(pixels) == len(labels) or not 0 <= int(labels.min()) <= int(
             labels.max()
         ) < len(classes):
@@ -287,11 +291,11 @@ def from_torchvision(
                 f"and {len(labels)} labels "
                 f"of {len(classes)} classes; without these files it is downloaded again"
             )
-        before = (pixels.shape[2], pixels.shape[3])
-        size = size or before
-        parts.append(Images(resized(pixels, size), labels))
+        native_size = (pixels.shape[2], pixels.shape[3])
+        size = size or native_size
+        parts.append(Images(resize_pixels(pixels, size), labels))
     shape = parts[0].pixels.shape
-    return Read(
+    return SourceData(
         spec,
         parts[0],
         None,
@@ -301,21 +305,23 @@ def from_torchvision(
         size=(shape[2], shape[3]),
         flip=True,
         fingerprint=spec,
-        preprocess=as_resized(preprocess, before, (shape[2], shape[3])),
+        preprocess=with_resize(preprocess, native_size, (shape[2], shape[3])),
     )
 
 
-def as_resized(
+def with_resize(
     preprocess: Preprocess, before: tuple[int, int], size: tuple[int, int]
 ) -> Preprocess:
-    """Return a preprocessing that does to images what `resized` does, from one (height, width) to
-    another. Only for smaller images does it matter that `resized` does not average.
+    """Return a preprocessing that does to images what `resize_pixels` does.
+
+    It resizes from the size `before` (height, width) to `size`. Only for smaller images does it
+    matter that `resize_pixels` does not average.
     """
     smaller = size[0] < before[0] or size[1] < before[1]
     return replace(preprocess, pictures=(Resize(*size, antialias=not smaller),))
 
 
-def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_pixels(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """Return uint8 images (n c h w), resized bilinearly, without averaging, if their size differs."""
     import torch.nn.functional as F
 

@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from ..errors import LissomError
 from ..language.preprocess import Preprocess
 from ..trees import Tree, at
-from .picture import decoded, shown_pixels
+from .picture import preprocess_pixels, read_pixels
 from .tars import File
 
 CPU = torch.device("cpu")
-MOST_WORKERS = 16
-MEMORY = 2 << 30  # bytes; a larger split is read batch by batch
+MAX_WORKERS = 16
+MAX_BYTES_IN_MEMORY = 2 << 30  # bytes; a larger split is read batch by batch
 
 
 class Split(Protocol):
@@ -59,9 +59,9 @@ class Part:
         return self.whole.batches(size, device, self.order if order is None else self.order[order])
 
 
-def spread(split: Split, most: int) -> Split:
-    """Return at most `most` images of a split, evenly spaced: it may be sorted by class."""
-    count = min(most, len(split))
+def evenly_spaced(split: Split, max_count: int) -> Split:
+    """Return at most `max_count` samples of a split, evenly spaced: it may be sorted by class."""
+    count = min(max_count, len(split))
     return Part(split, torch.arange(count) * len(split) // max(1, count))
 
 
@@ -119,7 +119,7 @@ class PreprocessedImages:
         self, size: int, device: torch.device, order: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         for pixels, labels in self.pictures.batches(size, CPU, order):
-            yield shown_pixels(pixels, self.preprocess).to(device), labels.to(device)
+            yield preprocess_pixels(pixels, self.preprocess).to(device), labels.to(device)
 
 
 def worker_count() -> int:
@@ -128,7 +128,7 @@ def worker_count() -> int:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows
         cores = os.cpu_count() or 1
-    return min(MOST_WORKERS, max(2, cores))
+    return min(MAX_WORKERS, max(2, cores))
 
 
 @dataclass
@@ -155,7 +155,7 @@ class Files(Dataset[Tensor | str]):
         An exception from a worker would carry a whole traceback.
         """
         try:
-            pixels = decoded(self.paths[index], self.channels, self.preprocess, self.size)
+            pixels = read_pixels(self.paths[index], self.channels, self.preprocess, self.size)
             return torch.from_numpy(pixels)
         except LissomError as error:
             return str(error)
@@ -179,7 +179,7 @@ class Files(Dataset[Tensor | str]):
             # each worker reads a whole batch: a single batch needs none
             num_workers=min(self.workers, -(-len(part) // size)) if len(part) > size else 0,
             pin_memory=device.type == "cuda",
-            collate_fn=stacked,
+            collate_fn=collate_images,
             # not the global generator, which dropout draws from
             generator=torch.Generator(),
         )
@@ -192,14 +192,14 @@ class Files(Dataset[Tensor | str]):
             yield pixels.to(device, non_blocking=True), labels.to(device)
 
 
-def stacked(items: list[Tensor | str]) -> Tensor | str:
+def collate_images(items: list[Tensor | str]) -> Tensor | str:
     """Return images (c h w) as a batch (n c h w), or the first error text among them."""
-    wrong = next((item for item in items if isinstance(item, str)), None)
-    return wrong if wrong is not None else default_collate(items)
+    error = next((item for item in items if isinstance(item, str)), None)
+    return error if error is not None else default_collate(items)
 
 
 @dataclass
-class Read:
+class SourceData:
     """A data set as a source reads it, not yet measured; `train` and `valid` may be None.
 
     Its splits hold preprocessed images of `channels` and `size` (height, width).

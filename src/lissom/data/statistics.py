@@ -6,10 +6,12 @@ import torch
 
 from .split import CPU, Split
 
+MAX_IMAGES = 10_000  # images that the statistics are measured on
 
-def statistics(split: Split, most: int = 10_000) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation (c) of pixels in 0..1, from at most `most` images."""
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(21))[:most]
+
+def mean_and_std(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation (c) of pixels in 0..1, of at most MAX_IMAGES images."""
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(21))[:MAX_IMAGES]
     count = 0
     total = torch.zeros(1, dtype=torch.float64)
     squares = torch.zeros(1, dtype=torch.float64)

@@ -13,11 +13,11 @@ from torch import Tensor
 from ..errors import LissomError, counted, listed
 from ..language.preprocess import Preprocess
 from .classes import by_name
-from .folder import PARTS, SEED, SHARE
+from .folder import PARTS, SMALLER_SHARE, SPLIT_SEED
 from .reading import Reading
-from .split import Files, Images, Read
+from .split import Files, Images, SourceData
 
-PATHS = ("path", "image", "file", "filename")  # names of the column of images
+PATH_COLUMNS = ("path", "image", "file", "filename")  # names of the column of images
 MIN_ROWS = 10  # rows, which may have to be split into training and test set
 
 Row = dict[str, str]
@@ -30,7 +30,7 @@ def read_table(
     skip_bad: bool,
     preprocess: Preprocess,
     stated: tuple[str, ...] | None,
-) -> Read:
+) -> SourceData:
     """Read a CSV file with a header: a column of paths, an optional column `split`, and targets.
 
     Paths are relative to the file. The column of paths is called path, image, file or filename, or
@@ -39,7 +39,7 @@ def read_table(
     for rows that do not fit.
     """
     rows, header = rows_in(file)
-    path_column = next((name for name in header if name.lower() in PATHS), header[0])
+    path_column = next((name for name in header if name.lower() in PATH_COLUMNS), header[0])
     columns = [name for name in header if name not in (path_column, "split")]
     if not columns:
         raise LissomError(f"data: {file}: expected a column of targets beside '{path_column}'")
@@ -54,10 +54,10 @@ def read_table(
         splits[part], bad[part] = reading.split([paths[place] for place in places], labels)
         if bad[part]:
             notes.append(f"{part}: {counted(bad[part], 'unreadable file')} left out")
-    seen = hashlib.sha256(file.read_bytes())
+    digest = hashlib.sha256(file.read_bytes())
     for path in paths:
-        seen.update(f"{path.stat().st_size if path.exists() else 'missing'} ".encode())
-    return Read(
+        digest.update(f"{path.stat().st_size if path.exists() else 'missing'} ".encode())
+    return SourceData(
         f"csv:{file.name}",
         splits.get("train"),
         splits.get("valid"),
@@ -66,7 +66,7 @@ def read_table(
         channels=reading.channels_out,
         size=reading.size,
         flip=True,
-        fingerprint=f"{seen.hexdigest()} {classes} {bad}",
+        fingerprint=f"{digest.hexdigest()} {classes} {bad}",
         preprocess=reading.preprocess,
         notes=notes,
     )
@@ -176,8 +176,10 @@ def classes_in(
 def parts_in(rows: list[Row], file: Path) -> tuple[dict[str, list[int]], list[str]]:
     """Return the row indices of each split, with a note if the split was drawn at random."""
     if "split" not in rows[0]:
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(SEED)).tolist()
-        count = round(SHARE * len(rows))
+        order = torch.randperm(
+            len(rows), generator=torch.Generator().manual_seed(SPLIT_SEED)
+        ).tolist()
+        count = round(SMALLER_SHARE * len(rows))
         return {"train": sorted(order[count:]), "test": sorted(order[:count])}, [
             "there is no column 'split': a fifth of the rows, drawn once and for all, is the test set"
         ]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Takes(Protocol):
+class Divisible(Protocol):
     """A split that can be divided."""
 
     def __len__(self) -> int: ...
@@ -18,14 +18,14 @@ class Takes(Protocol):
         ...
 
 
-Divisible = TypeVar("Divisible", bound=Takes)
+SplitT = TypeVar("SplitT", bound=Divisible)
 
 
-def parted(split: Divisible, share: float = 0.1, most: int = 2500) -> tuple[Divisible, Divisible]:
+def set_apart(split: SplitT, share: float = 0.1, max_count: int = 2500) -> tuple[SplitT, SplitT]:
     """Return a split without a `share` of its samples, and that share as a second split.
 
-    The share has at most `most` samples, the same ones every time.
+    The share has at most `max_count` samples, the same ones every time.
     """
-    count = min(most, max(1, round(share * len(split))))
+    count = min(max_count, max(1, round(share * len(split))))
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(20))
     return split.take(order[count:].sort().values), split.take(order[:count].sort().values)

@@ -11,12 +11,12 @@ from xml.etree import ElementTree
 
 from ..errors import LissomError
 from ..language.preprocess import Preprocess, Size
-from .boxes import Annotations, Boxed, Corners, corners_of, read_boxes
+from .boxes import AnnotatedImage, Annotations, Corners, corners_of, read_boxes
 from .folder import image_endings
-from .split import Read
+from .split import SourceData
 
-LISTS = {"train": ("train",), "valid": ("val", "valid"), "test": ("test",)}
-CORNERS = ("xmin", "ymin", "xmax", "ymax")
+LIST_NAMES = {"train": ("train",), "valid": ("val", "valid"), "test": ("test",)}
+CORNER_TAGS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def read_voc(
@@ -26,7 +26,7 @@ def read_voc(
     skip_bad: bool,
     preprocess: Preprocess,
     stated: tuple[str, ...] | None,
-) -> Read:
+) -> SourceData:
     """Read Annotations/*.xml with the images of the same names in JPEGImages.
 
     ImageSets/Main/train.txt, val.txt and test.txt name the images of each part; trainval.txt
@@ -46,11 +46,11 @@ def read_voc(
         for path in sorted((root / "JPEGImages").iterdir())
         if path.suffix.lower() in endings
     }
-    seen = hashlib.sha256()
+    digest = hashlib.sha256()
     left_out = Counter[str]()
-    parts = dict[str, list[Boxed]]()
+    parts = dict[str, list[AnnotatedImage]]()
     for part, listed in names_in(root).items():
-        parts[part] = list[Boxed]()
+        parts[part] = list[AnnotatedImage]()
         for name in listed:
             file = root / "Annotations" / f"{name}.xml"
             if name not in pictures:
@@ -59,11 +59,11 @@ def read_voc(
                     "hold one"
                 )
             text = text_in(file)
-            seen.update(f"{part} {name} {text}".encode(errors="surrogatepass"))
-            parts[part].append(boxed(file, text, pictures[name], left_out))
+            digest.update(f"{part} {name} {text}".encode(errors="surrogatepass"))
+            parts[part].append(annotated_image(file, text, pictures[name], left_out))
     names = [sample.names for sample in chain(*parts.values())]
     classes = stated or tuple(sorted(set(chain(*names))))
-    annotations = Annotations(f"voc:{root.name}", parts, classes, seen.hexdigest(), left_out)
+    annotations = Annotations(f"voc:{root.name}", parts, classes, digest.hexdigest(), left_out)
     return read_boxes(annotations, size, channels, skip_bad, preprocess)
 
 
@@ -71,7 +71,7 @@ def names_in(root: Path) -> dict[str, list[str]]:
     """Return the names of the images of each part, or all as one part if there are no lists."""
     lists = root / "ImageSets" / "Main"
     parts = dict[str, list[str]]()
-    for part, names in LISTS.items():
+    for part, names in LIST_NAMES.items():
         files = [lists / f"{name}.txt" for name in names if (lists / f"{name}.txt").is_file()]
         if files:
             parts[part] = lines_in(files[0])
@@ -118,21 +118,21 @@ def root_in(file: Path, text: str) -> ElementTree.Element:
         raise LissomError(f"data: {file} cannot be read as XML ({error})") from None
 
 
-def boxed(file: Path, text: str, picture: Path, left_out: Counter[str]) -> Boxed:
+def annotated_image(file: Path, text: str, picture: Path, left_out: Counter[str]) -> AnnotatedImage:
     """Return an image with the boxes in its XML file."""
     root = root_in(file, text)
     if root.tag != "annotation":
         raise LissomError(f"data: {file}: expected <annotation>, got <{root.tag:.80}>")
-    sample = Boxed(picture, [], [], size_in(root, file))
-    for place, thing in enumerate(root.findall("object"), 1):
+    sample = AnnotatedImage(picture, [], [], size_in(root, file))
+    for place, element in enumerate(root.findall("object"), 1):
         where = f"data: {file}: object {place}"
-        name = (thing.findtext("name") or "").strip()
+        name = (element.findtext("name") or "").strip()
         if not name:
             raise LissomError(f"{where}: expected the name of a class in <name>")
-        if (thing.findtext("difficult") or "0").strip() not in ("0", ""):
+        if (element.findtext("difficult") or "0").strip() not in ("0", ""):
             left_out["difficult"] += 1
             continue
-        sample.corners.append(corners_in(thing, where))
+        sample.corners.append(corners_in(element, where))
         sample.names.append(name)
     return sample
 
@@ -148,13 +148,13 @@ def size_in(root: ElementTree.Element, file: Path) -> Size | None:
             f"data: {file}: expected whole numbers for width and height, got {sides[0]!r:.40} and "
             f"{sides[1]!r:.40}"
         )
-    wide, high = map(int, sides)
-    return (wide, high) if wide and high else None
+    width, height = map(int, sides)
+    return (width, height) if width and height else None
 
 
-def corners_in(thing: ElementTree.Element, where: str) -> Corners:
+def corners_in(element: ElementTree.Element, where: str) -> Corners:
     """Return the corners of an object's box. VOC counts pixels from 1 and includes the last one."""
-    texts = [(thing.findtext(f"bndbox/{name}") or "").strip() for name in CORNERS]
+    texts = [(element.findtext(f"bndbox/{name}") or "").strip() for name in CORNER_TAGS]
     try:
         numbers = [float(text) for text in texts]
     except ValueError:

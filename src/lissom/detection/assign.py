@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .boxes import giou, iou
 
-MOST_PLACES = 13  # most places assigned to a true box, as in TOOD
+MAX_PLACES_PER_BOX = 13  # most places assigned to a true box, as in TOOD
 
 
 class Assignment(NamedTuple):
@@ -34,8 +34,8 @@ def assignment(boxes: Tensor, scores: Tensor, targets: Tensor) -> Assignment:
 
     alignment = score of the true class * IoU^6
 
-    A true box gets the MOST_PLACES places with the largest alignment, among those whose predicted
-    box has its centre inside the true box. This centre stands for the location of the place, which
+    A true box gets the MAX_PLACES_PER_BOX places with the largest alignment, among those whose
+    predicted box has its centre inside the true box. This centre stands for the location of the place, which
     only the network knows: predicted distances from a place begin near it. If a place gets several
     true boxes, it keeps the one with the largest IoU.
 
@@ -55,28 +55,28 @@ def assignment(boxes: Tensor, scores: Tensor, targets: Tensor) -> Assignment:
     real = targets[..., 4] >= 0
     true = targets[..., :4]
     labels = targets[..., 4].clamp_min(0).long()
-    boxes = of_classes(boxes, labels)
+    boxes = boxes_of_classes(boxes, labels)
     overlaps = iou(true[:, :, None], boxes)[:, :, 0]  # (n k p), as all tensors below
     classes = labels[..., None].expand_as(overlaps)
     alignment = scores.transpose(1, 2).gather(1, classes) * overlaps**6
-    fits = real[..., None] & centre_inside(boxes, true) & (alignment > 0)
-    learns = one_box_each(largest(alignment, fits, MOST_PLACES), overlaps)
-    learns = with_nearest(learns, real, true, boxes)
+    is_candidate = real[..., None] & centre_inside(boxes, true) & (alignment > 0)
+    is_assigned = keep_best_box(largest_mask(alignment, is_candidate, MAX_PLACES_PER_BOX), overlaps)
+    is_assigned = add_nearest_places(is_assigned, real, true, boxes)
 
-    alignment = alignment.where(learns, 0)
+    alignment = alignment.where(is_assigned, 0)
     best = alignment.amax(-1, keepdim=True)
     # if the only place of a true box does not overlap it, its weight is 1 all the same
-    weight = torch.where(best > 0, alignment / best, learns.to(best.dtype))
-    quality = weight * overlaps.where(learns, 0).amax(-1, keepdim=True)
+    weight = torch.where(best > 0, alignment / best, is_assigned.to(best.dtype))
+    quality = weight * overlaps.where(is_assigned, 0).amax(-1, keepdim=True)
     # a place has at most one true box, so the sum over boxes is the value for that one
     return Assignment(
-        box=torch.where(learns.any(1), columns[learns.int().argmax(1)], -1),
+        box=torch.where(is_assigned.any(1), columns[is_assigned.int().argmax(1)], -1),
         weight=weight.sum(1),
         quality=quality.sum(1),
     )
 
 
-def of_classes(boxes: Tensor, labels: Tensor) -> Tensor:
+def boxes_of_classes(boxes: Tensor, labels: Tensor) -> Tensor:
     """Return the boxes (n k p 4) for labels (n k), from boxes (n p 4) or (n p classes 4)."""
     if boxes.ndim == 3:
         return boxes[:, None].expand(-1, labels.shape[1], -1, -1)
@@ -91,33 +91,33 @@ def centre_inside(boxes: Tensor, true: Tensor) -> Tensor:
     return ((centres > true[..., :2]) & (centres < true[..., 2:])).all(-1)
 
 
-def largest(values: Tensor, allowed: Tensor, count: int) -> Tensor:
+def largest_mask(values: Tensor, allowed: Tensor, count: int) -> Tensor:
     """Return a mask (n k p) of the `count` largest allowed values (n k p) of each row."""
     count = min(count, values.shape[-1])
     places = values.masked_fill(~allowed, -torch.inf).topk(count).indices
     return torch.zeros_like(allowed).scatter_(-1, places, True) & allowed
 
 
-def one_box_each(learns: Tensor, overlaps: Tensor) -> Tensor:
-    """Return `learns` (n k p) with only the true box of the largest overlap for each place."""
-    best = overlaps.masked_fill(~learns, -torch.inf).argmax(1, keepdim=True)
-    return torch.zeros_like(learns).scatter_(1, best, True) & learns
+def keep_best_box(is_assigned: Tensor, overlaps: Tensor) -> Tensor:
+    """Return `is_assigned` (n k p) with only the true box of the largest overlap for each place."""
+    best = overlaps.masked_fill(~is_assigned, -torch.inf).argmax(1, keepdim=True)
+    return torch.zeros_like(is_assigned).scatter_(1, best, True) & is_assigned
 
 
-def with_nearest(learns: Tensor, real: Tensor, true: Tensor, boxes: Tensor) -> Tensor:
-    """Return `learns` (n k p) with the nearest free place for every real true box without one.
+def add_nearest_places(is_assigned: Tensor, real: Tensor, true: Tensor, boxes: Tensor) -> Tensor:
+    """Return `is_assigned` (n k p) with the nearest free place for every real true box without one.
 
     `real` (n k) marks rows that hold a box; `boxes` (n k p 4) are the predictions. Free places may
     run out.
     """
     nearness = None
     while True:
-        without = real & ~learns.any(-1)
-        free = ~learns.any(1)
-        possible = without[:, :, None] & free[:, None]
+        lacks_place = real & ~is_assigned.any(-1)
+        is_free = ~is_assigned.any(1)
+        possible = lacks_place[:, :, None] & is_free[:, None]
         if not possible.any():
-            return learns
+            return is_assigned
         if nearness is None:
             nearness = giou(true[:, :, None], boxes)[:, :, 0]
         # if two want the same place, the nearer one gets it and the other chooses again
-        learns = learns | one_box_each(largest(nearness, possible, 1), nearness)
+        is_assigned = is_assigned | keep_best_box(largest_mask(nearness, possible, 1), nearness)

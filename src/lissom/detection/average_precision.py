@@ -34,28 +34,30 @@ class AveragePrecision(Tally):
     def __init__(self, decode: Callable[[Tree], Sequence[Detections]]) -> None:
         library()  # raises now if it is missing
         self.decode = decode
-        self.pictures = 0
-        self.true = list[dict[str, Any]]()
-        self.found = list[dict[str, Any]]()
+        self.image_count = 0
+        self.true_annotations = list[dict[str, Any]]()
+        self.found_annotations = list[dict[str, Any]]()
 
     @property
     def names(self) -> tuple[str, ...]:
         return ("mAP", "mAP50")
 
     def add(self, outputs: Tree, targets: Tensor) -> None:
-        for found, rows in zip(self.decode(outputs), targets, strict=True):
-            self.add_picture(found, rows)
+        for detections, rows in zip(self.decode(outputs), targets, strict=True):
+            self.add_image(detections, rows)
 
-    def add_picture(self, found: Detections, targets: Tensor) -> None:
+    def add_image(self, detections: Detections, targets: Tensor) -> None:
         """Add the detections in an image, and its targets (k 5), rows [x1, y1, x2, y2, class]."""
-        self.pictures += 1
+        self.image_count += 1
         rows = targets.detach().double().cpu()
         rows = rows[rows[:, 4] >= 0]
-        boxes, scores, classes = (part.detach().double().cpu().numpy() for part in found)
-        self.true += self._annotations(rows[:, :4].numpy(), rows[:, 4].numpy(), len(self.true))
-        annotations = self._annotations(boxes, classes, len(self.found))
+        boxes, scores, classes = (part.detach().double().cpu().numpy() for part in detections)
+        self.true_annotations += self._annotations(
+            rows[:, :4].numpy(), rows[:, 4].numpy(), len(self.true_annotations)
+        )
+        annotations = self._annotations(boxes, classes, len(self.found_annotations))
         for annotation, score in zip(annotations, scores.tolist(), strict=True):
-            self.found.append({**annotation, "score": score})
+            self.found_annotations.append({**annotation, "score": score})
 
     def _annotations(
         self, boxes: np.ndarray[Any, Any], classes: np.ndarray[Any, Any], before: int
@@ -69,7 +71,7 @@ class AveragePrecision(Tally):
         return [
             {
                 "id": before + number,
-                "image_id": self.pictures,
+                "image_id": self.image_count,
                 "category_id": int(label),
                 "bbox": [*corner, *size],
                 "area": size[0] * size[1],
@@ -82,10 +84,13 @@ class AveragePrecision(Tally):
 
     def values(self) -> dict[str, float]:
         """Return mAP and mAP50 over all images, NaN if there is no true box."""
-        if not self.true:
+        if not self.true_annotations:
             return {"mAP": float("nan"), "mAP50": float("nan")}
         evaluation = library().COCOeval_faster(
-            self._dataset(self.true), self._dataset(self.found), "bbox", print_function=silent
+            self._dataset(self.true_annotations),
+            self._dataset(self.found_annotations),
+            "bbox",
+            print_function=silent,
         )
         # boxes of all sizes together: COCO's three size classes would take three times as long
         evaluation.params.areaRng = [[0.0, 1e10]]
@@ -98,10 +103,10 @@ class AveragePrecision(Tally):
 
     def _dataset(self, annotations: Sequence[dict[str, Any]]) -> Any:
         """Return annotations in the library's form, with only the classes that have true boxes."""
-        classes = sorted({box["category_id"] for box in self.true})
+        classes = sorted({box["category_id"] for box in self.true_annotations})
         return library().COCO(
             {
-                "images": [{"id": number} for number in range(1, self.pictures + 1)],
+                "images": [{"id": number} for number in range(1, self.image_count + 1)],
                 "categories": [{"id": number} for number in classes],
                 "annotations": list(annotations),
             },

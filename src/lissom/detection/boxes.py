@@ -11,7 +11,7 @@ from torch import Tensor
 Detections: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 # most pairs of place and class that NMS compares in an image, as in torchvision's RetinaNet
-MAX_COMPARED = 1_000
+MAX_NMS_CANDIDATES = 1_000
 
 
 def iou(boxes: Tensor, others: Tensor) -> Tensor:
@@ -70,73 +70,73 @@ def class_scores(logits: Tensor, scores: Literal["sigmoid", "softmax"]) -> Tenso
     return logits.sigmoid() if scores == "sigmoid" else logits.softmax(-1)[..., 1:]
 
 
-def decoded(
-    boxes: Tensor, scores: Tensor, threshold: float, most_iou: float, most: int
+def select_detections(
+    boxes: Tensor, scores: Tensor, threshold: float, max_iou: float, max_count: int
 ) -> Detections:
     """Return the detections in one image, from boxes and scores (p classes) of p places.
 
     Boxes are (p 4), or (p classes 4) if each class has its own. A place may have several classes.
-    If two boxes of a class overlap by more than `most_iou`, the one with the larger score is kept
-    (non-maximum suppression); then the `most` largest scores are kept. Boxes that are not finite
-    are dropped.
+    If two boxes of a class overlap by more than `max_iou`, the one with the larger score is kept
+    (non-maximum suppression); then the `max_count` largest scores are kept. Boxes that are not
+    finite are dropped.
     """
     from torchvision.ops import nms
 
     boxes = boxes.detach().float()
     scores = scores.detach().float()
     boxes = boxes if boxes.ndim == 3 else boxes[:, None].expand(-1, scores.shape[1], -1)
-    sound = boxes.isfinite().all(2)
-    places, classes = (sound & (scores >= threshold)).nonzero(as_tuple=True)
+    is_finite = boxes.isfinite().all(2)
+    places, classes = (is_finite & (scores >= threshold)).nonzero(as_tuple=True)
     values, order = scores[places, classes].sort(descending=True, stable=True)
-    order = order[:MAX_COMPARED]
+    order = order[:MAX_NMS_CANDIDATES]
     boxes = boxes[places[order], classes[order]]
     classes = classes[order]
-    values = values[:MAX_COMPARED]
-    kept = torch.zeros_like(classes, dtype=torch.bool)
+    values = values[:MAX_NMS_CANDIDATES]
+    keep = torch.zeros_like(classes, dtype=torch.bool)
     # class by class: torchvision's batched_nms offsets the boxes of each class, which fails for
     # boxes that leave the image
     for label in classes.unique():
-        own = (classes == label).nonzero()[:, 0]
-        kept[own[nms(boxes[own], values[own], most_iou)]] = True
-    kept = kept.nonzero()[:most, 0]
-    return boxes[kept], values[kept], classes[kept]
+        of_label = (classes == label).nonzero()[:, 0]
+        keep[of_label[nms(boxes[of_label], values[of_label], max_iou)]] = True
+    keep = keep.nonzero()[:max_count, 0]
+    return boxes[keep], values[keep], classes[keep]
 
 
-def shared_boxes(one: Detections, other: Detections, least_iou: float = 0.5) -> int:
+def count_shared_boxes(one: Detections, other: Detections, min_iou: float = 0.5) -> int:
     """Return the number of boxes that two sets share.
 
-    They are matched one to one within a class, with an IoU of at least `least_iou`, best pairs
+    They are matched one to one within a class, with an IoU of at least `min_iou`, best pairs
     first.
     """
     overlaps = iou(one[0], other[0]) * (one[2][:, None] == other[2][None, :])
-    rows, columns = (overlaps >= least_iou).nonzero(as_tuple=True)
+    rows, columns = (overlaps >= min_iou).nonzero(as_tuple=True)
     order = overlaps[rows, columns].argsort(descending=True, stable=True)
-    taken_rows = set[int]()
-    taken_columns = set[int]()
+    matched_rows = set[int]()
+    matched_columns = set[int]()
     for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
-        if row not in taken_rows and column not in taken_columns:
-            taken_rows.add(row)
-            taken_columns.add(column)
-    return len(taken_rows)
+        if row not in matched_rows and column not in matched_columns:
+            matched_rows.add(row)
+            matched_columns.add(column)
+    return len(matched_rows)
 
 
-def sure(found: Detections, threshold: float) -> Detections:
+def confident_detections(detections: Detections, threshold: float) -> Detections:
     """Return the detections with a score of at least `threshold`."""
-    kept = found[1] >= threshold
-    return found[0][kept], found[1][kept], found[2][kept]
+    is_confident = detections[1] >= threshold
+    return detections[0][is_confident], detections[1][is_confident], detections[2][is_confident]
 
 
-def as_targets(pictures: list[Detections], rows: int = 1) -> Tensor:
+def as_targets(detections: list[Detections], rows: int = 1) -> Tensor:
     """Return detections of images as targets (n k 5): rows [x1, y1, x2, y2, class].
 
     Rows without a box have class -1. k is at least `rows`, so that targets of several batches can
     be joined.
     """
-    rows = max([rows, *(len(boxes) for boxes, _, _ in pictures)])
-    device = pictures[0][0].device if pictures else None
-    targets = torch.zeros(len(pictures), rows, 5, device=device)
+    rows = max([rows, *(len(boxes) for boxes, _, _ in detections)])
+    device = detections[0][0].device if detections else None
+    targets = torch.zeros(len(detections), rows, 5, device=device)
     targets[..., 4] = -1
-    for row, (boxes, _, classes) in zip(targets, pictures, strict=True):
+    for row, (boxes, _, classes) in zip(targets, detections, strict=True):
         row[: len(boxes), :4] = boxes
         row[: len(boxes), 4] = classes.to(row.dtype)
     return targets

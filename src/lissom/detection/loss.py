@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .assign import Assignment, assignment, of_classes
+from .assign import Assignment, assignment, boxes_of_classes
 from .boxes import class_scores, giou
 
 # background places in the loss for each place with a true box, if scores are a softmax (SSD)
-BACKGROUND = 3
+BACKGROUND_PER_BOX = 3
 MAX_COORDINATE = 1e5  # pixels; coordinates beyond it, as of a diverging network, have no gradient
 
 
@@ -47,50 +47,52 @@ def detection_loss(
     boxes = boxes.float().clamp(-MAX_COORDINATE, MAX_COORDINATE)
     logits = logits.float()
     targets = targets.float()
-    found = class_scores(logits.detach(), scores)
-    learned = assignment(boxes.detach(), found, targets)
-    wanted = wanted_scores(learned, targets, found.shape[-1], smoothing)
+    predicted_scores = class_scores(logits.detach(), scores)
+    matches = assignment(boxes.detach(), predicted_scores, targets)
+    target_scores = target_scores_of(matches, targets, predicted_scores.shape[-1], smoothing)
     if scores == "sigmoid":
-        by_score = quality_focal(logits, wanted)
+        score_loss = quality_focal_loss(logits, target_scores)
     else:
-        by_score = mined_cross_entropy(logits, wanted, learned.box >= 0)
-    total = by_score + box_weight * misplaced(boxes, targets, learned)
-    return (total / learned.weight.sum(1).clamp_min(1)).mean()
+        score_loss = mined_cross_entropy(logits, target_scores, matches.box >= 0)
+    total = score_loss + box_weight * box_loss(boxes, targets, matches)
+    return (total / matches.weight.sum(1).clamp_min(1)).mean()
 
 
-def wanted_scores(learned: Assignment, targets: Tensor, classes: int, smoothing: float) -> Tensor:
+def target_scores_of(
+    matches: Assignment, targets: Tensor, classes: int, smoothing: float
+) -> Tensor:
     """Return the target scores (n p classes) of places: the quality, at the class of their box."""
-    rows = learned.box.clamp_min(0)
+    rows = matches.box.clamp_min(0)
     labels = targets[..., 4].long().gather(1, rows) if targets.shape[1] else rows
     # a place without a box has a quality of 0, whatever its class
-    one_hot = F.one_hot(labels.clamp_min(0), classes).to(learned.quality.dtype)
-    return learned.quality[..., None] * (one_hot * (1 - smoothing) + smoothing / classes)
+    one_hot = F.one_hot(labels.clamp_min(0), classes).to(matches.quality.dtype)
+    return matches.quality[..., None] * (one_hot * (1 - smoothing) + smoothing / classes)
 
 
-def quality_focal(logits: Tensor, wanted: Tensor) -> Tensor:
+def quality_focal_loss(logits: Tensor, target_scores: Tensor) -> Tensor:
     """Return the sum (n) of |q - s| * binary cross-entropy(s, q) over places and classes (n p classes)."""
-    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    return ((wanted - logits.sigmoid()).abs() * entropy).sum((1, 2))
+    entropy = F.binary_cross_entropy_with_logits(logits, target_scores, reduction="none")
+    return ((target_scores - logits.sigmoid()).abs() * entropy).sum((1, 2))
 
 
-def mined_cross_entropy(logits: Tensor, wanted: Tensor, learns: Tensor) -> Tensor:
+def mined_cross_entropy(logits: Tensor, target_scores: Tensor, has_box: Tensor) -> Tensor:
     """Return the sum (n) of cross-entropies over places with a true box and the hardest background.
 
-    `learns` (n p) marks the places with a true box. BACKGROUND times as many others, with the
-    largest cross-entropies, count too.
+    `has_box` (n p) marks the places with a true box. BACKGROUND_PER_BOX times as many others, with
+    the largest cross-entropies, count too.
     """
-    background = 1 - wanted.sum(-1, keepdim=True)
-    entropy = -(torch.cat([background, wanted], -1) * logits.log_softmax(-1)).sum(-1)
-    hardest = entropy.detach().masked_fill(learns, -1).argsort(1, descending=True).argsort(1)
-    count = BACKGROUND * learns.sum(1, keepdim=True).clamp_min(1)
-    return (entropy * (learns | (hardest < count))).sum(1)
+    background = 1 - target_scores.sum(-1, keepdim=True)
+    entropy = -(torch.cat([background, target_scores], -1) * logits.log_softmax(-1)).sum(-1)
+    hardness_rank = entropy.detach().masked_fill(has_box, -1).argsort(1, descending=True).argsort(1)
+    count = BACKGROUND_PER_BOX * has_box.sum(1, keepdim=True).clamp_min(1)
+    return (entropy * (has_box | (hardness_rank < count))).sum(1)
 
 
-def misplaced(boxes: Tensor, targets: Tensor, learned: Assignment) -> Tensor:
+def box_loss(boxes: Tensor, targets: Tensor, matches: Assignment) -> Tensor:
     """Return the sum (n) of weight * (1 - giou) over the places with a true box."""
-    picture, place = (learned.box >= 0).nonzero(as_tuple=True)
-    true = targets[picture, learned.box[picture, place]]
-    own = of_classes(boxes[picture, place][:, None], true[:, None, 4].long())[:, 0]
-    overlaps = giou(own, true[:, None, :4])[:, 0, 0]
-    errors = learned.weight[picture, place] * (1 - overlaps)
-    return errors.new_zeros(len(boxes)).index_add(0, picture, errors)
+    image, place = (matches.box >= 0).nonzero(as_tuple=True)
+    true = targets[image, matches.box[image, place]]
+    predicted = boxes_of_classes(boxes[image, place][:, None], true[:, None, 4].long())[:, 0]
+    overlaps = giou(predicted, true[:, None, :4])[:, 0, 0]
+    errors = matches.weight[image, place] * (1 - overlaps)
+    return errors.new_zeros(len(boxes)).index_add(0, image, errors)

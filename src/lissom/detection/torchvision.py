@@ -27,13 +27,13 @@ ONE_STAGE = ("SSD", "RetinaNet", "FCOS")
 TWO_STAGES = "FasterRCNN"
 # Rounds of suppression: chains of overlapping proposals up to this length get the same result as
 # one by one. With 2 rounds a few detections in a thousand differ from torchvision's.
-ROUNDS = 4
-LEAST_SIDE = 1e-3  # pixels of a proposal, as in torchvision
-LAST = -1e9  # score of a suppressed proposal
-NO_PROPOSAL = 10.0  # background logit of a place without a proposal; its class logits are 0
+SUPPRESSION_ROUNDS = 4
+MIN_SIDE_PX = 1e-3  # pixels of a proposal, as in torchvision
+SUPPRESSED_SCORE = -1e9  # score of a suppressed proposal
+BACKGROUND_LOGIT = 10.0  # background logit of a place without a proposal; its class logits are 0
 
 
-def places_of(network: nn.Module) -> nn.Module:
+def without_selection(network: nn.Module) -> nn.Module:
     """Return a network of a torchvision detector's layers that returns boxes and logits of places.
 
     Boxes (n p 4) are x1 y1 x2 y2 in pixels of the input. Logits (n p ...) are for a softmax with
@@ -71,18 +71,18 @@ class OneStage(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = self.backbone(x)
         maps = [features] if isinstance(features, Tensor) else list(features.values())
-        found = self.head(maps)
+        predictions = self.head(maps)
         anchors = anchors_in(self.anchor_generator, x, maps)
-        codes = found["bbox_regression"]
-        logits = found["cls_logits"]
+        codes = predictions["bbox_regression"]
+        logits = predictions["cls_logits"]
         if self.kind == "FCOS":
-            boxes = by_distances(codes, anchors)
-            logits = centred(logits, found["bbox_ctrness"])
+            boxes = decode_distances(codes, anchors)
+            logits = logits_with_centreness(logits, predictions["bbox_ctrness"])
         else:
-            boxes = by_shift_and_scale(codes, anchors, self.weights)
+            boxes = decode_shift_and_scale(codes, anchors, self.weights)
         if self.kind != "SSD":  # class 0 is the background, which sigmoids do not use
             logits = logits[..., 1:]
-        return inside(boxes, x), logits
+        return clip_to_image(boxes, x), logits
 
 
 class TwoStages(nn.Module):
@@ -109,13 +109,13 @@ class TwoStages(nn.Module):
         maps = self.backbone(x)
         scores, codes = self.rpn.head(list(maps.values()))
         boxes, ids = as_one_call([*scores, *codes], partial(self.proposals, x, list(maps.values())))
-        seen = self.roi_heads.box_head(self.pooled(maps, boxes, x))
-        logits, codes = self.roi_heads.box_predictor(seen)
+        box_features = self.roi_heads.box_head(self.pooled_features(maps, boxes, x))
+        logits, codes = self.roi_heads.box_predictor(box_features)
         logits = logits.unflatten(0, ids.shape)
         background = torch.zeros_like(logits[0, 0])
-        background[0] = NO_PROPOSAL
+        background[0] = BACKGROUND_LOGIT
         logits = torch.where(ids[..., None] >= 0, logits, background)
-        boxes = as_one_call([codes, boxes, x], self.moved)
+        boxes = as_one_call([codes, boxes, x], self.refined_boxes)
         return {"boxes": boxes, "logits": logits, "row_ids": ids}
 
     def proposals(self, x: Tensor, maps: list[Tensor], *predicted: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,24 +130,24 @@ class TwoStages(nn.Module):
         anchors = anchors_in(self.rpn.anchor_generator, x, maps)
         scores = scores.view(-1, len(anchors))
         codes = codes.view(-1, len(anchors), 4)
-        boxes = inside(by_shift_and_scale(codes, anchors, self.rpn.box_coder.weights), x)
-        best = []
+        boxes = clip_to_image(decode_shift_and_scale(codes, anchors, self.rpn.box_coder.weights), x)
+        candidates = []
         start = 0
         for part in by_map:
             count = part[0].numel()
-            most = min(self.rpn._pre_nms_top_n["testing"], count)
-            values, ids = scores[:, start : start + count].topk(most, 1)
+            max_count = min(self.rpn._pre_nms_top_n["testing"], count)
+            values, ids = scores[:, start : start + count].topk(max_count, 1)
             ids = ids + start
-            best.append((values, ids, self.apart(at_rows(boxes, ids), values)))
+            candidates.append((values, ids, self.nms_mask(at_rows(boxes, ids), values)))
             start += count
-        values, ids, apart = (torch.cat(parts, 1) for parts in zip(*best, strict=True))
-        most = min(self.rpn._post_nms_top_n["testing"], ids.shape[1])
-        rows = values.masked_fill(~apart, LAST).topk(most, 1).indices
+        values, ids, is_kept = (torch.cat(parts, 1) for parts in zip(*candidates, strict=True))
+        max_count = min(self.rpn._post_nms_top_n["testing"], ids.shape[1])
+        rows = values.masked_fill(~is_kept, SUPPRESSED_SCORE).topk(max_count, 1).indices
         ids = ids.gather(1, rows)
-        apart = apart.gather(1, rows)
-        return at_rows(boxes, ids) * apart[..., None], ids.where(apart, -1)
+        is_kept = is_kept.gather(1, rows)
+        return at_rows(boxes, ids) * is_kept[..., None], ids.where(is_kept, -1)
 
-    def apart(self, boxes: Tensor, values: Tensor) -> Tensor:
+    def nms_mask(self, boxes: Tensor, values: Tensor) -> Tensor:
         """Return a mask (n m) of the boxes (n m 4), sorted by falling logits (n m), that NMS keeps.
 
         A kept box overlaps no kept box before it. Each round corrects the one before: a dropped box
@@ -156,16 +156,16 @@ class TwoStages(nn.Module):
         Source: Zheng et al. 2020, Enhancing Geometric Factors, https://arxiv.org/abs/2005.03572
         """
         sides = boxes[..., 2:] - boxes[..., :2]
-        sound = (sides >= LEAST_SIDE).all(-1) & (values.sigmoid() >= self.rpn.score_thresh)
+        is_candidate = (sides >= MIN_SIDE_PX).all(-1) & (values.sigmoid() >= self.rpn.score_thresh)
         shared, union, _ = areas(boxes, boxes)
         overlaps = shared > self.rpn.nms_thresh * union
         overlaps = overlaps & torch.ones_like(overlaps[0]).triu(1)
-        stays = sound
-        for _ in range(ROUNDS):
-            stays = sound & ~(overlaps & stays[..., None]).any(1)
-        return stays
+        is_kept = is_candidate
+        for _ in range(SUPPRESSION_ROUNDS):
+            is_kept = is_candidate & ~(overlaps & is_kept[..., None]).any(1)
+        return is_kept
 
-    def pooled(self, maps: Mapping[str, Tensor], boxes: Tensor, x: Tensor) -> Tensor:
+    def pooled_features(self, maps: Mapping[str, Tensor], boxes: Tensor, x: Tensor) -> Tensor:
         """Return the pooled features (n*k c rows columns) of boxes (n k 4) from maps (n c h w).
 
         Each box is pooled from the map that suits its size.
@@ -173,26 +173,26 @@ class TwoStages(nn.Module):
         from torchvision.ops import roi_align
 
         pool = self.roi_heads.box_roi_pool
-        used = [values for name, values in maps.items() if name in pool.featmap_names]
-        powers = [round(math.log2(x.shape[-1] / values.shape[-1])) for values in used]
-        places, level = as_one_call([boxes.detach()], self.places)
-        looked = [
+        used_maps = [values for name, values in maps.items() if name in pool.featmap_names]
+        powers = [round(math.log2(x.shape[-1] / values.shape[-1])) for values in used_maps]
+        places, level = as_one_call([boxes.detach()], self.pooling_boxes)
+        features = [
             roi_align(values, places, pool.output_size, 2.0**-power, pool.sampling_ratio)
-            for values, power in zip(used, powers, strict=True)
+            for values, power in zip(used_maps, powers, strict=True)
         ]
-        result = looked[0]
+        result = features[0]
         # maps of the same size count as one, as in torchvision
-        for values, power in zip(looked[1:], range(powers[0] + 1, powers[-1] + 1), strict=False):
+        for values, power in zip(features[1:], range(powers[0] + 1, powers[-1] + 1), strict=False):
             result = torch.where(level >= power, values, result)
         return result
 
-    def moved(self, codes: Tensor, boxes: Tensor, x: Tensor) -> Tensor:
+    def refined_boxes(self, codes: Tensor, boxes: Tensor, x: Tensor) -> Tensor:
         """Return boxes (n k classes 4), decoded from codes, of all classes but the background."""
         codes = codes.view(*boxes.shape[:2], -1, 4)[:, :, 1:]
         weights = self.roi_heads.box_coder.weights
-        return inside(by_shift_and_scale(codes, boxes[:, :, None], weights), x)
+        return clip_to_image(decode_shift_and_scale(codes, boxes[:, :, None], weights), x)
 
-    def places(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    def pooling_boxes(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Return rows (n*k 5) of image index and box, and the map level of each (n*k 1 1 1).
 
         The level is the number of times that a map of suitable size is halved.
@@ -228,7 +228,7 @@ def anchors_in(generator: nn.Module, x: Tensor, maps: list[Tensor]) -> Tensor:
     return anchors.to(x)
 
 
-def by_shift_and_scale(codes: Tensor, anchors: Tensor, weights: tuple[float, ...]) -> Tensor:
+def decode_shift_and_scale(codes: Tensor, anchors: Tensor, weights: tuple[float, ...]) -> Tensor:
     """Return boxes (n p 4) decoded from codes (n p 4) for anchors (p 4).
 
     centre = anchor's centre + code / weight * anchor's size
@@ -244,7 +244,7 @@ def by_shift_and_scale(codes: Tensor, anchors: Tensor, weights: tuple[float, ...
     return torch.cat([middle - half, middle + half], -1)
 
 
-def by_distances(codes: Tensor, anchors: Tensor) -> Tensor:
+def decode_distances(codes: Tensor, anchors: Tensor) -> Tensor:
     """Return boxes (n p 4) from distances (n p 4) to anchor centres, in units of anchors (p 4)."""
     sizes = anchors[:, 2:] - anchors[:, :2]
     centres = anchors[:, :2] + sizes / 2
@@ -252,13 +252,13 @@ def by_distances(codes: Tensor, anchors: Tensor) -> Tensor:
     return torch.cat([first, centres + codes[..., 2:] * sizes], -1)
 
 
-def centred(logits: Tensor, centreness: Tensor) -> Tensor:
+def logits_with_centreness(logits: Tensor, centreness: Tensor) -> Tensor:
     """Return logits (n p classes) of FCOS's scores sqrt(sigmoid(logits) * sigmoid(centreness))."""
     scores = (logits.sigmoid() * centreness.sigmoid()).sqrt()
     return torch.logit(scores, 1e-6)
 
 
-def inside(boxes: Tensor, x: Tensor) -> Tensor:
+def clip_to_image(boxes: Tensor, x: Tensor) -> Tensor:
     """Return boxes (n p 4) clipped to images x (n c h w)."""
     edges = boxes.new_tensor([x.shape[3], x.shape[2], x.shape[3], x.shape[2]])
     return torch.minimum(boxes.clamp_min(0), edges)

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from ..language.training import updates_after
 
-EVERY = 100  # updates between two measurements; each costs a backward pass for every term
+MEASURE_INTERVAL = (
+    100  # updates between two measurements; each costs a backward pass for every term
+)
 
 
 @dataclass
@@ -29,9 +31,9 @@ class Balance:
 
     weight of term i = share * norm of the first term's gradient / norm of term i's, over all
     parameters of the student together. The first term has the weight 1. Norms are measured before
-    the first update and every EVERY updates, on the first part of a batch that is computed in parts;
-    each is the mean of the new measurement and its previous value. A number in front of a term is
-    its weight.
+    the first update and every MEASURE_INTERVAL updates, on the first part of a batch that is
+    computed in parts; each is the mean of the new measurement and its previous value. A number in
+    front of a term is its weight.
     """
 
     def __init__(self, numbers: Sequence[float | None], share: float) -> None:
@@ -72,24 +74,24 @@ class Balance:
 
     def _due(self) -> bool:
         """Return whether to measure now: more often at first, while a term has had no gradient."""
-        free = [w for w in self.weights if not w.fixed]
+        measured = [w for w in self.weights if not w.fixed]
         batches = int(self.batches)
-        if not free or batches != self.batches:  # within a batch
+        if not measured or batches != self.batches:  # within a batch
             return False
-        unknown = any(w.value == 0 for w in free) and batches & (batches - 1) == 0
-        return batches % EVERY == 0 or unknown
+        has_no_gradient = any(w.value == 0 for w in measured) and batches & (batches - 1) == 0
+        return batches % MEASURE_INTERVAL == 0 or has_no_gradient
 
     def _measure(self, values: Sequence[Tensor], parameters: list[nn.Parameter]) -> None:
         self.measured += 1
         for k, (weight, value) in enumerate(zip(self.weights, values, strict=True)):
             if k and weight.fixed:
                 continue
-            now = gradient_norm(value, parameters)
-            weight.norm = now if weight.norm is None else (weight.norm + now) / 2
-        main = self.weights[0].value * (self.weights[0].norm or 0.0)
+            norm = gradient_norm(value, parameters)
+            weight.norm = norm if weight.norm is None else (weight.norm + norm) / 2
+        first_norm = self.weights[0].value * (self.weights[0].norm or 0.0)
         for weight in self.weights:
             if not weight.fixed:
-                weight.value = self.share * main / weight.norm if weight.norm else 0.0
+                weight.value = self.share * first_norm / weight.norm if weight.norm else 0.0
                 weight.first = weight.value if weight.first is None else weight.first
 
 

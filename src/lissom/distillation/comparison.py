@@ -26,7 +26,7 @@ from ..trees import (
 )
 from .balance import Balance
 from .ensemble import Ensemble
-from .features import Place, places, watched
+from .features import Place, compared_places, record_features
 
 Term = tuple[float | None, Loss]  # the number in front of a loss, and the loss
 
@@ -68,7 +68,7 @@ class Comparison:
         self.where = where
         self.precision = precision
         self.logits = logits
-        self.first = teacher.members[0] if isinstance(teacher, Ensemble) else teacher
+        self.first_teacher = teacher.members[0] if isinstance(teacher, Ensemble) else teacher
         features = [loss for _, loss in terms if isinstance(loss, FeatureLoss)]
         if at is not None and not features:
             losses = " + ".join(str(loss) for _, loss in terms)
@@ -78,12 +78,14 @@ class Comparison:
                 "fmse or gram does"
             )
         self.places: list[Place] = (
-            places(student, self.first, example, at, where) if features else []
+            compared_places(student, self.first_teacher, example, at, where) if features else []
         )
         self.balance = Balance([number for number, _ in terms], share)
-        narrow = any(not loss.any_width for loss in features)  # only these losses need adapters
+        needs_adapters = any(
+            not loss.any_width for loss in features
+        )  # only these losses need adapters
         self.adapters = nn.ModuleList(
-            adapter(place) if narrow else nn.Identity() for place in self.places
+            adapter(place) if needs_adapters else nn.Identity() for place in self.places
         )
         widths = [
             place.teacher.shape[0] if place.channels is None else len(place.channels)
@@ -93,9 +95,9 @@ class Comparison:
             loss.modules(widths) if isinstance(loss, FeatureLoss) else nn.ModuleList()
             for _, loss in terms
         ]
-        self._seen: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
-        self._wanted: Answer | None = None  # the teacher's, on the student's last inputs
-        self._index: list[Tensor | None] = [
+        self._features: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
+        self._teacher_answer: Answer | None = None  # the teacher's, on the student's last inputs
+        self._kept_channels: list[Tensor | None] = [
             p.channels if p.how == "kept channels" else None for p in self.places
         ]
 
@@ -108,7 +110,9 @@ class Comparison:
         """Move the teacher, adapters and modules to the student's device."""
         self.teacher.to(device).to(memory_format=layout).eval()
         self.trained.to(device)
-        self._index = [None if index is None else index.to(device) for index in self._index]
+        self._kept_channels = [
+            None if index is None else index.to(device) for index in self._kept_channels
+        ]
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -120,43 +124,43 @@ class Comparison:
         longer. The hooks are always removed afterwards.
         """
 
-        def first(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        def run_teacher_first(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
             if not torch.is_inference_mode_enabled():
-                self._wanted = self.wanted(named or args)
+                self._teacher_answer = self.teacher_answer(named or args)
 
         with (
-            watched(self.student, [p.student for p in self.places]) as ours,
-            watched(self.first, [p.teacher for p in self.places]) as theirs,
+            record_features(self.student, [p.student for p in self.places]) as ours,
+            record_features(self.first_teacher, [p.teacher for p in self.places]) as theirs,
         ):
-            self._seen = (ours, theirs)
-            hook = self.student.register_forward_pre_hook(first, with_kwargs=True)
+            self._features = (ours, theirs)
+            hook = self.student.register_forward_pre_hook(run_teacher_first, with_kwargs=True)
             try:
                 yield
             finally:
                 hook.remove()
-                self._seen = ({}, {})
-                self._wanted = None
+                self._features = ({}, {})
+                self._teacher_answer = None
 
-    def wanted(self, inputs: Tree) -> Answer:
+    def teacher_answer(self, inputs: Tree) -> Answer:
         """Run the teacher on inputs (n ...), in inference mode and the precision of training."""
         device = next(tensors_in(inputs)).device
         with torch.inference_mode(), autocast(device, self.precision or fast_precision(device)):
             outputs = run_network(self.teacher, inputs)
         # copies, because tensors from inference mode cannot take part in autograd
-        features = [self._seen[1][place.teacher.name] for place in self.places]
+        features = [self._features[1][place.teacher.name] for place in self.places]
         return Answer(
             in_float(copied(outputs)),
             [
                 f.to(torch.float32, copy=True)
                 if index is None
                 else f.index_select(1, index).float()
-                for f, index in zip(features, self._index, strict=True)
+                for f, index in zip(features, self._kept_channels, strict=True)
             ],
         )
 
-    def found(self, outputs: Tree) -> Answer:
+    def student_answer(self, outputs: Tree) -> Answer:
         """Return the student's answer in its last forward pass, which returned `outputs`."""
-        features = [self._seen[0][place.student.name].float() for place in self.places]
+        features = [self._features[0][place.student.name].float() for place in self.places]
         return Answer(outputs, features)
 
     def values(self, outputs: Tree, labels: Tree) -> list[Tensor]:
@@ -164,10 +168,10 @@ class Comparison:
 
         `labels` are the targets. Raises LissomError if the shapes of the outputs differ.
         """
-        answer = self.found(outputs)
-        wanted = self._wanted
-        assert wanted is not None, "the student runs within watching()"
-        theirs, ours = (shapes(one_sample(each.outputs)) for each in (wanted, answer))
+        answer = self.student_answer(outputs)
+        teacher_answer = self._teacher_answer
+        assert teacher_answer is not None, "the student runs within watching()"
+        theirs, ours = (shapes(one_sample(each.outputs)) for each in (teacher_answer, answer))
         if theirs != ours:
             raise LissomError(
                 f"{self.where}: the teacher answers with {theirs} numbers, the student with {ours}"
@@ -176,11 +180,13 @@ class Comparison:
         values = []
         for (_, loss), modules in zip(self.terms, self.modules, strict=True):
             if isinstance(loss, LogitLoss):
-                student, teacher = self.logits(answer.outputs, wanted.outputs)
+                student, teacher = self.logits(answer.outputs, teacher_answer.outputs)
                 values.append(self.of_logits(loss, student, teacher, labels))
             elif isinstance(loss, FeatureLoss):
                 maps = answer.features if loss.any_width else adapted
-                values.append(loss(maps, wanted.features, *([modules] if len(modules) else [])))
+                values.append(
+                    loss(maps, teacher_answer.features, *([modules] if len(modules) else []))
+                )
         return values
 
     def of_logits(self, loss: LogitLoss, student: Tensor, teacher: Tensor, labels: Tree) -> Tensor:
@@ -193,9 +199,9 @@ class Comparison:
             rows = labels.flatten() if isinstance(labels, Tensor) else torch.zeros(0)
             return loss(student, teacher, rows)
         rows = self.labels(loss, labels, student)
-        known = (rows >= 0) & (rows < student.shape[1])
-        if not bool(known.all()):  # a copy costs time
-            student, teacher, rows = student[known], teacher[known], rows[known]
+        has_class = (rows >= 0) & (rows < student.shape[1])
+        if not bool(has_class.all()):  # a copy costs time
+            student, teacher, rows = student[has_class], teacher[has_class], rows[has_class]
         return loss(student, teacher, rows) if len(student) else student.sum()
 
     def labels(self, loss: LogitLoss, labels: Tree, logits: Tensor) -> Tensor:
@@ -209,10 +215,10 @@ class Comparison:
                 f"{self.where}: {loss} needs the class of each answer, which targets of this kind of "
                 "task do not say; kd needs none"
             )
-        if rows.is_floating_point() and len(odd := rows[rows != rows.round()]):
+        if rows.is_floating_point() and len(fractional := rows[rows != rows.round()]):
             raise LissomError(
                 f"{self.where}: {loss} needs the class of each answer, a whole number, got "
-                f"{float(odd[0]):g}; kd needs none"
+                f"{float(fractional[0]):g}; kd needs none"
             )
         return rows.long()
 

@@ -64,18 +64,18 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model.network if isinstance(model, QuantizedNetwork) else model
 
 
-def outputs(network: nn.Module, example: Tree) -> dict[str, Output]:
+def module_outputs(network: nn.Module, example: Tree) -> dict[str, Output]:
     """Run `network` on `example` (n c h w); return each module's output, in order of completion."""
     seen: dict[str, tuple[Tensor, int, int]] = {}  # tensor, version, calls
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def note(_: nn.Module, __: Any, out: Any) -> None:
+        def record_output(_: nn.Module, __: Any, out: Any) -> None:
             # the last call determines the output and the order
             calls = seen.pop(name)[2] if name in seen else 0
             if isinstance(out, Tensor) and out.ndim == 4:
                 seen[name] = (out, out._version, calls + 1)
 
-        return note
+        return record_output
 
     hooks = [
         module.register_forward_hook(hook(name))
@@ -109,7 +109,7 @@ def stage_ends(outputs: dict[str, Output]) -> list[Output]:
     return list(ends.values())
 
 
-def pairs(
+def output_pairs(
     at: str | None, student: dict[str, Output], teacher: dict[str, Output], where: str
 ) -> list[tuple[Output, Output]]:
     """Return pairs of outputs to compare: those that `at` names, else stage ends of equal size.
@@ -121,22 +121,22 @@ def pairs(
     """
     ends = {end.size: end for end in stage_ends(teacher)}
     if at is None:
-        compared = [(our, ends[our.size]) for our in stage_ends(student) if our.size in ends]
-        if not compared:
+        found_pairs = [(our, ends[our.size]) for our in stage_ends(student) if our.size in ends]
+        if not found_pairs:
             raise LissomError(
                 f"{where}: student and teacher have no features of one size to "
                 "compare; the student's stages "
-                f"end in {listed(stage_ends(student))}, the teacher's in "
-                f"{listed(stage_ends(teacher))}; "
+                f"end in {outputs_text(stage_ends(student))}, the teacher's in "
+                f"{outputs_text(stage_ends(teacher))}; "
                 'at="student=teacher" names others'
             )
-        return compared
-    compared = []
+        return found_pairs
+    found_pairs = []
     for part in at.split(","):
         left, equals, right = (word.strip() for word in part.partition("="))
-        ours = named(left, student, "student", where)
+        ours = outputs_matching(left, student, "student", where)
         if equals:
-            theirs = named(right, teacher, "teacher", where)
+            theirs = outputs_matching(right, teacher, "teacher", where)
             if len(ours) != len(theirs):
                 raise LissomError(
                     f"{where}: at='{part.strip()}' names {len(ours)} modules of the "
@@ -152,9 +152,9 @@ def pairs(
                     f"{our.size[0]}x{our.size[1]}, those of the teacher's '{their.name}' "
                     f"{their.size[0]}x{their.size[1]}"
                 )
-            compared.append((our, their))
+            found_pairs.append((our, their))
     order = list(student)
-    return sorted(dict.fromkeys(compared), key=lambda pair: order.index(pair[0].name))
+    return sorted(dict.fromkeys(found_pairs), key=lambda pair: order.index(pair[0].name))
 
 
 def _counterpart(
@@ -166,20 +166,22 @@ def _counterpart(
     if ours.size not in ends:
         raise LissomError(
             f"{where}: at='{ours.name}': the teacher has no such module and no stage of "
-            f"{ours.size[0]}x{ours.size[1]}; its stages end in {listed(list(ends.values()))}. "
+            f"{ours.size[0]}x{ours.size[1]}; its stages end in {outputs_text(list(ends.values()))}. "
             f'at="{ours.name}=NAME" names its counterpart'
         )
     return ends[ours.size]
 
 
-def named(pattern: str, outputs: dict[str, Output], whose: str, where: str) -> list[Output]:
+def outputs_matching(
+    pattern: str, outputs: dict[str, Output], whose: str, where: str
+) -> list[Output]:
     """Return the outputs whose module names match a pattern, part by part between the dots."""
-    wanted = pattern.split(".")
+    words = pattern.split(".")
     matches = [
         output
         for name, output in outputs.items()
-        if len(parts := name.split(".")) == len(wanted)
-        and all(fnmatchcase(part, word) for part, word in zip(parts, wanted, strict=True))
+        if len(parts := name.split(".")) == len(words)
+        and all(fnmatchcase(part, word) for part, word in zip(parts, words, strict=True))
     ]
     if not matches:
         close = nearest(pattern, outputs)
@@ -187,12 +189,12 @@ def named(pattern: str, outputs: dict[str, Output], whose: str, where: str) -> l
         raise LissomError(
             f"{where}: at: no module of the {whose} that makes features (n c h w) "
             f"is called '{pattern}'{hint} "
-            f"Its stages end in {listed(stage_ends(outputs))}"
+            f"Its stages end in {outputs_text(stage_ends(outputs))}"
         )
     return matches
 
 
-def listed(places: Iterable[Output]) -> str:
+def outputs_text(places: Iterable[Output]) -> str:
     """Return names and sizes as text: blocks.2 (16x16), blocks (8x8)."""
     return (
         ", ".join(f"{place.name} ({place.size[0]}x{place.size[1]})" for place in places)
@@ -200,17 +202,20 @@ def listed(places: Iterable[Output]) -> str:
     )
 
 
-def places(
+def compared_places(
     student: nn.Module, teacher: nn.Module, example: Tree, at: str | None, where: str
 ) -> list[Place]:
     """Return the places where two networks are compared, with their matched channels.
 
     Runs a forward pass of each.
     """
-    compared = pairs(
-        at, outputs(student, first(example, 1)), outputs(teacher, first(example, 1)), where
+    compared = output_pairs(
+        at,
+        module_outputs(student, first(example, 1)),
+        module_outputs(teacher, first(example, 1)),
+        where,
     )
-    match = matching(unwrapped(student), unwrapped(teacher), example)
+    match = channel_matcher(unwrapped(student), unwrapped(teacher), example)
     return [Place(ours, theirs, match(ours, theirs)) for ours, theirs in compared]
 
 
@@ -219,7 +224,7 @@ def places(
 Match = Callable[[Output, Output], Tensor | None]
 
 
-def matching(student: nn.Module, teacher: nn.Module, example: Tree) -> Match:
+def channel_matcher(student: nn.Module, teacher: nn.Module, example: Tree) -> Match:
     """Return a function from two outputs to the teacher's matching channels, None if unknown.
 
     A student that was pruned from the teacher's architecture still has layers of the same names,
@@ -227,7 +232,7 @@ def matching(student: nn.Module, teacher: nn.Module, example: Tree) -> Match:
     the layer outputs that made it, through additions, concatenations and shuffles. The teacher's
     channel with the same origin matches it.
     """
-    if not akin(student, teacher):
+    if not same_architecture(student, teacher):
         return lambda _, __: None
     layers = chain(student.modules(), teacher.modules())
     if all(kept_outputs(layer) is None for layer in layers):
@@ -241,26 +246,26 @@ def matching(student: nn.Module, teacher: nn.Module, example: Tree) -> Match:
     def match(output: Output, target: Output) -> Tensor | None:
         if output.name not in ours.at or target.name not in theirs.at:
             return None
-        mine = ours.at[output.name]
-        yours = theirs.at[target.name]
+        student_channels = ours.at[output.name]
+        teacher_channels = theirs.at[target.name]
         channels = torch.zeros(output.shape[0], dtype=torch.long)
-        for root, spots in mine.items():
+        for root, spots in student_channels.items():
             # 0 is the network's input, and any channel that could not be traced
             counterparts = {roots.get(origin) for origin in ours.origins.get(root, ())} or (
                 {0} if root == 0 else set()
             )
             only = counterparts.pop() if len(counterparts) == 1 else None
-            wanted = [] if only is None else yours.get(only, [])
-            if len(wanted) != len(spots):
+            matching = [] if only is None else teacher_channels.get(only, [])
+            if len(matching) != len(spots):
                 return None
             # channels with the same origin are in the same order in both
-            channels[spots] = torch.tensor(wanted)
+            channels[spots] = torch.tensor(matching)
         return channels
 
     return match
 
 
-def akin(student: nn.Module, teacher: nn.Module) -> bool:
+def same_architecture(student: nn.Module, teacher: nn.Module) -> bool:
     """Return whether two networks can have one architecture, pruned or not.
 
     Their layers must have the same names and, before pruning, the same widths.
@@ -333,7 +338,7 @@ def _float(network: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def watched(model: nn.Module, wanted: Iterable[Output]) -> Iterator[dict[str, Tensor]]:
+def record_features(model: nn.Module, wanted: Iterable[Output]) -> Iterator[dict[str, Tensor]]:
     """Yield a dictionary that holds the outputs of the `wanted` modules after each forward pass."""
     seen: dict[str, Tensor] = {}
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from ..detection.boxes import MAX_COMPARED, class_scores
+from ..detection.boxes import MAX_NMS_CANDIDATES, class_scores
 
 if TYPE_CHECKING:
     from ..kinds.detect import Detect
@@ -28,13 +28,13 @@ class Suppression(nn.Module):
         self.iou = iou
 
     def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> Tensor:
-        stays = torch.zeros_like(scores)
+        kept = torch.zeros_like(scores)
         for picture in range(len(boxes)):
             for label in range(self.classes):
-                own = ((classes[picture] == label) & (scores[picture] > 0)).nonzero()[:, 0]
-                best = nms(boxes[picture, own], scores[picture, own], self.iou)
-                stays[picture, own[best]] = 1
-        return stays
+                candidates = ((classes[picture] == label) & (scores[picture] > 0)).nonzero()[:, 0]
+                best = nms(boxes[picture, candidates], scores[picture, candidates], self.iou)
+                kept[picture, candidates[best]] = 1
+        return kept
 
 
 class DetectorWithNms(nn.Module):
@@ -53,23 +53,29 @@ class DetectorWithNms(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         boxes, logits = self.kind.places(self.network(x))
         scores = class_scores(logits, self.kind.scores)
-        several = scores.shape[2]
+        class_count = scores.shape[2]
         # one position may have several classes
-        values, order = scores.flatten(1).topk(min(MAX_COMPARED, scores.shape[1] * several), 1)
+        values, order = scores.flatten(1).topk(
+            min(MAX_NMS_CANDIDATES, scores.shape[1] * class_count), 1
+        )
         values = torch.where(values >= self.kind.threshold, values, 0.0)
-        classes = order % several
-        own = boxes.ndim == 4  # each class of a position has a box of its own
-        boxes = taken(boxes.flatten(1, 2), order) if own else taken(boxes, order // several)
+        classes = order % class_count
+        boxes_per_class = boxes.ndim == 4  # each class of a position has a box of its own
+        boxes = (
+            boxes_at(boxes.flatten(1, 2), order)
+            if boxes_per_class
+            else boxes_at(boxes, order // class_count)
+        )
         values = values * self.suppression(boxes, values, classes)
         values, order = values.topk(min(self.kind.most, values.shape[1]), 1)
         found = values > 0
         return {
-            "boxes": torch.where(found[..., None], taken(boxes, order), 0.0),
+            "boxes": torch.where(found[..., None], boxes_at(boxes, order), 0.0),
             "scores": values,
             "classes": torch.where(found, classes.gather(1, order), -1),
         }
 
 
-def taken(boxes: Tensor, places: Tensor) -> Tensor:
+def boxes_at(boxes: Tensor, places: Tensor) -> Tensor:
     """Return the boxes (n k 4) at places (n k) of boxes (n p 4)."""
     return boxes.gather(1, places[..., None].expand(-1, -1, 4))

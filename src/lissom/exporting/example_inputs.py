@@ -26,10 +26,10 @@ from ..trees import (
 )
 
 IMAGES_DIM = 4  # (batch channels height width)
-EXAMPLE = "where it takes integers or several inputs, give some as `example`"
+EXAMPLE_HINT = "where it takes integers or several inputs, give some as `example`"
 
 
-class Flat(nn.Module):
+class NetworkOnTuples(nn.Module):
     """A network that takes and returns a tuple of tensors, as a file does. `form` is the tree of
     the network's own inputs.
     """
@@ -51,11 +51,11 @@ class ExportInputs:
     names: list[str]
     outputs: list[str]
     flat: bool  # whether the network takes or returns anything but a single tensor
-    starred: bool  # whether its forward takes *inputs
+    takes_starred: bool  # whether its forward takes *inputs
 
     def network(self, model: nn.Module) -> nn.Module:
         """Return the network to export: `model` itself if it takes and returns a single tensor."""
-        return Flat(model, self.inputs) if self.flat else model
+        return NetworkOnTuples(model, self.inputs) if self.flat else model
 
     @property
     def arguments(self) -> tuple[Any]:
@@ -64,11 +64,11 @@ class ExportInputs:
 
     def shapes(self, batch: Any) -> tuple[Any]:
         """Return the batch axis of each argument as torch.export's `dynamic_shapes`."""
-        whole = length(self.inputs)
+        batch_size = length(self.inputs)
         axes = tuple(
-            {0: batch} if t.ndim and len(t) == whole else {} for t in tensors_in(self.inputs)
+            {0: batch} if t.ndim and len(t) == batch_size else {} for t in tensors_in(self.inputs)
         )
-        return (axes,) if self.flat or self.starred else (axes[0],)
+        return (axes,) if self.flat or self.takes_starred else (axes[0],)
 
 
 def export_inputs(model: nn.Module, shape: tuple[int, ...], example: Tree | None) -> ExportInputs:
@@ -76,13 +76,13 @@ def export_inputs(model: nn.Module, shape: tuple[int, ...], example: Tree | None
 
     Raises LissomError if the network does not run on the inputs.
     """
-    tried = (
+    candidates = (
         [example]
         if example is not None
         else [torch.zeros(2, *shape), torch.zeros(2, *shape, dtype=torch.long)]
     )
     errors: list[Exception] = []
-    for inputs in tried:
+    for inputs in candidates:
         inputs = mapped(
             lambda t: t.detach().cpu().float() if t.is_floating_point() else t.detach().cpu(),
             inputs,
@@ -91,15 +91,17 @@ def export_inputs(model: nn.Module, shape: tuple[int, ...], example: Tree | None
         inputs = first(concatenated([inputs, inputs]), 2)
         try:
             with torch.no_grad():
-                answer = run_on_copied_inputs(model.eval(), inputs)
+                output = run_on_copied_inputs(model.eval(), inputs)
         except Exception as error:  # whatever the network's own code raises
             errors.append(error)
             continue
         names = names_in_file(model, "input_names", input_names(model, inputs))
-        outputs = names_in_file(model, "output_names", unlike(output_names(answer), names))
-        flat = not (isinstance(inputs, Tensor) and isinstance(answer, Tensor))
-        return ExportInputs(inputs, names, outputs, flat, starred(model))
-    what = (
+        outputs = names_in_file(
+            model, "output_names", with_unique_names(output_names(output), names)
+        )
+        flat = not (isinstance(inputs, Tensor) and isinstance(output, Tensor))
+        return ExportInputs(inputs, names, outputs, flat, takes_starred(model))
+    described = (
         "zeros of shape " + str((2, *shape))
         if example is None
         else f"`example`, of shape {shapes(example)}"
@@ -107,15 +109,15 @@ def export_inputs(model: nn.Module, shape: tuple[int, ...], example: Tree | None
     causes = [cause_of(error) for error in errors]
     as_integers = f"; on integers: {causes[1]}" if len(causes) > 1 else ""
     raise LissomError(
-        f"export: the network does not run on {what}; {EXAMPLE}: {causes[0]}{as_integers}"
+        f"export: the network does not run on {described}; {EXAMPLE_HINT}: {causes[0]}{as_integers}"
     ) from errors[0]
 
 
 def names_in_file(model: nn.Module, which: str, names: list[str]) -> list[str]:
     """Return the names from the file that a network was imported from; `names` for other networks."""
-    known = getattr(user_network(model), which, ())
-    fits = isinstance(known, tuple) and len(known) == len(names)
-    return [*known] if fits and all(isinstance(name, str) for name in known) else names
+    file_names = getattr(user_network(model), which, ())
+    fits = isinstance(file_names, tuple) and len(file_names) == len(names)
+    return [*file_names] if fits and all(isinstance(name, str) for name in file_names) else names
 
 
 def user_network(model: nn.Module) -> nn.Module:
@@ -125,10 +127,10 @@ def user_network(model: nn.Module) -> nn.Module:
     return model
 
 
-def starred(model: nn.Module) -> bool:
+def takes_starred(model: nn.Module) -> bool:
     """Return whether a network's forward takes its first argument among `*inputs`."""
-    first_one = next(iter(inspect.signature(model.forward).parameters.values()), None)
-    return first_one is not None and first_one.kind is first_one.VAR_POSITIONAL
+    parameter = next(iter(inspect.signature(model.forward).parameters.values()), None)
+    return parameter is not None and parameter.kind is parameter.VAR_POSITIONAL
 
 
 def input_names(model: nn.Module, inputs: Tree) -> list[str]:
@@ -143,7 +145,7 @@ def input_names(model: nn.Module, inputs: Tree) -> list[str]:
         for name, p in inspect.signature(model.forward).parameters.items()
         if p.kind is not p.VAR_POSITIONAL
     ]
-    named = (
+    by_name = (
         inputs
         if isinstance(inputs, Mapping)
         else {
@@ -151,21 +153,21 @@ def input_names(model: nn.Module, inputs: Tree) -> list[str]:
             for k, part in enumerate(inputs)
         }
     )
-    return unlike(list(named_in(named, "")), [])
+    return with_unique_names(list(tensor_names(by_name, "")), [])
 
 
-def output_names(answer: Tree) -> list[str]:
+def output_names(output: Tree) -> list[str]:
     """Return names for the tensors that a network returns: its keys or fields, else "outputs".
 
     >>> output_names({"out": torch.zeros(1), "aux": (torch.zeros(1), torch.zeros(1))})
     ['out', 'aux_0', 'aux_1']
     """
     return list(
-        named_in(answer, "" if not isinstance(answer, (Tensor, list, tuple)) else "outputs")
+        tensor_names(output, "" if not isinstance(output, (Tensor, list, tuple)) else "outputs")
     )
 
 
-def named_in(tree: Tree, name: str) -> Iterator[str]:
+def tensor_names(tree: Tree, name: str) -> Iterator[str]:
     """Yield a name for each tensor of a tree, in order."""
     if isinstance(tree, Tensor):
         yield name
@@ -182,17 +184,17 @@ def named_in(tree: Tree, name: str) -> Iterator[str]:
         else ()
     )
     for key, part in parts:
-        yield from named_in(part, f"{name}_{key}" if name else str(key))
+        yield from tensor_names(part, f"{name}_{key}" if name else str(key))
 
 
-def unlike(names: list[str], taken: list[str]) -> list[str]:
+def with_unique_names(names: list[str], taken: list[str]) -> list[str]:
     """Return the names, with "_" added until each differs from the others and from `taken`."""
-    fresh: list[str] = []
+    unique: list[str] = []
     for name in names:
-        while name in fresh or name in taken:
+        while name in unique or name in taken:
             name += "_"
-        fresh.append(name)
-    return fresh
+        unique.append(name)
+    return unique
 
 
 def is_float(inputs: Tree) -> bool:

@@ -12,7 +12,7 @@ from ..surgery.quantization.network import QuantizedNetwork
 from ..surgery.quantization.rounding import Rounding
 
 
-class HeldRounding(Rounding):
+class ExportedRounding(Rounding):
     """A rounding of inputs that will be exported: its scale, zero point and step are buffers.
 
     A rounding becomes one when its class is changed. Subclasses define `forward` for their format.
@@ -23,7 +23,7 @@ class HeldRounding(Rounding):
     q_zero: Tensor  # of `zero_type`
     q_step: Tensor
 
-    def hold(self) -> None:
+    def register_buffers(self) -> None:
         """Store the scale, zero point and step of the rounding as buffers."""
         codes = self.input_codes()
         self.top = codes.top
@@ -33,7 +33,7 @@ class HeldRounding(Rounding):
         self.register_buffer("q_step", codes.step.detach().float().clone())
 
 
-class FloatRounding(HeldRounding):
+class FloatRounding(ExportedRounding):
     """A rounding of inputs in float operations."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,15 +46,15 @@ class FloatRounding(HeldRounding):
         return (q - self.q_zero) * self.q_step
 
 
-def hold_roundings(network: QuantizedNetwork, kind: type[HeldRounding]) -> None:
+def convert_roundings(network: QuantizedNetwork, kind: type[ExportedRounding]) -> None:
     """Change the class of a network's activation roundings to `kind`, which a file can hold, in
     place. Roundings that find their range at run time stay as they are.
     """
     for rounding in map(network.grid_of, network.grids):
         if not rounding.grid.at_run_time:
             rounding.__class__ = kind
-            assert isinstance(rounding, HeldRounding)
-            rounding.hold()
+            assert isinstance(rounding, ExportedRounding)
+            rounding.register_buffers()
 
 
 def round_in_floats(network: QuantizedNetwork, always: bool) -> None:
@@ -68,7 +68,7 @@ def round_in_floats(network: QuantizedNetwork, always: bool) -> None:
     for layer in network.layers():
         layer.make_plain(*layer.in_inference())
     if rounds:
-        hold_roundings(network, FloatRounding)
+        convert_roundings(network, FloatRounding)
     else:
         for rounding in roundings:
             rounding.off = True

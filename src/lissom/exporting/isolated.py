@@ -21,36 +21,42 @@ if TYPE_CHECKING:
 
 
 def run_isolated(
-    words: Sequence[str | Path], folder: Path, makes: Path, where: str, hint: str, **more: str
+    arguments: Sequence[str | Path],
+    folder: Path,
+    output_file: Path,
+    where: str,
+    hint: str,
+    **environment: str,
 ) -> None:
-    """Run a command that must write the file `makes`, with `more` environment variables.
+    """Run a command that must write `output_file`, with `environment` as further variables.
 
     Raises LissomError if the command fails, is killed or writes no file. The message begins with
     `where` and ends with `hint`.
     """
-    done = subprocess.run(
-        [str(word) for word in words],
+    process = subprocess.run(
+        [str(argument) for argument in arguments],
         cwd=folder,
-        env=surroundings(**more),
+        env=surroundings(**environment),
         capture_output=True,
         text=True,
         encoding="utf-8",
         errors="replace",
         check=False,
     )
-    if done.returncode == 0 and makes.is_file():
+    if process.returncode == 0 and output_file.is_file():
         return
-    end = ended(done.returncode) if done.returncode else "left no file"
-    lines = chain(*(text.replace("\r", "\n").splitlines() for text in (done.stdout, done.stderr)))
-    said = [line for line in lines if line.strip()]
-    raise LissomError(
-        f"{where} {end}; its last words: {said[-1].strip()[:200] if said else 'none'}; {hint}"
+    outcome = ended(process.returncode) if process.returncode else "left no file"
+    lines = chain(
+        *(text.replace("\r", "\n").splitlines() for text in (process.stdout, process.stderr))
     )
+    messages = [line for line in lines if line.strip()]
+    last_words = messages[-1].strip()[:200] if messages else "none"
+    raise LissomError(f"{where} {outcome}; its last words: {last_words}; {hint}")
 
 
-def child(*words: str | Path) -> list[str]:
-    """Return the command that passes `words` to `main` in a new process."""
-    return command("lissom.exporting.isolated", *words)
+def child_command(*arguments: str | Path) -> list[str]:
+    """Return the command that passes `arguments` to `main` in a new process."""
+    return command("lissom.exporting.isolated", *arguments)
 
 
 def smoke_test(
@@ -62,7 +68,9 @@ def smoke_test(
     the shapes differ.
     """
     sizes = [",".join(map(str, size)) for size in (shape, outputs)]
-    run_isolated(child("try", target, path.resolve(), *sizes), path.parent, path, where, hint)
+    run_isolated(
+        child_command("try", target, path.resolve(), *sizes), path.parent, path, where, hint
+    )
 
 
 def output_shape(model: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
@@ -72,31 +80,33 @@ def output_shape(model: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
     import torch
 
     with torch.no_grad():
-        answer = copy.deepcopy(model).cpu().float().eval()(torch.zeros(1, *shape))
-    while not isinstance(answer, torch.Tensor):  # a file returns the first of several outputs
-        answer = next(iter(answer.values())) if isinstance(answer, dict) else answer[0]
-    return tuple(answer.shape[1:])
+        output = copy.deepcopy(model).cpu().float().eval()(torch.zeros(1, *shape))
+    while not isinstance(output, torch.Tensor):  # a file returns the first of several outputs
+        output = next(iter(output.values())) if isinstance(output, dict) else output[0]
+    return tuple(output.shape[1:])
 
 
 def main() -> None:
     """Test a file, or call the MNN converter that the first word names."""
-    name, *words = sys.argv[1:]
+    name, *arguments = sys.argv[1:]
     if name != "try":
         import _tools
 
-        getattr(_tools, name)([name, *words])
+        getattr(_tools, name)([name, *arguments])
         return
     import numpy as np
 
     from ..language.parse_methods import method_of
 
-    run = method_of("targets", words[0]).load(Path(words[1]), 1)
-    shape, outputs = ([int(size) for size in word.split(",") if size] for word in words[2:])
+    run = method_of("targets", arguments[0]).load(Path(arguments[1]), 1)
+    shape, outputs = (
+        [int(size) for size in argument.split(",") if size] for argument in arguments[2:]
+    )
     for count in (1, 2):
-        answer = run(np.zeros((count, *shape), np.float32))
-        if answer.shape != (count, *outputs):
+        output = run(np.zeros((count, *shape), np.float32))
+        if output.shape != (count, *outputs):
             raise SystemExit(
-                f"{count} images gave outputs of shape {answer.shape}, the network's "
+                f"{count} images gave outputs of shape {output.shape}, the network's "
                 f"is {(count, *outputs)}"
             )
 

@@ -9,7 +9,7 @@ import numpy as np
 from .openvino_binary_inputs import BinaryInputs
 from .openvino_graph import BIASED, constant
 
-BYTE = 8  # bits: the plugin stores the channels of one position in whole bytes
+BITS_PER_BYTE = 8  # bits: the plugin stores the channels of one position in whole bytes
 
 
 def obstacle(node: Any, inputs: BinaryInputs) -> str | None:
@@ -21,12 +21,12 @@ def obstacle(node: Any, inputs: BinaryInputs) -> str | None:
         return "BinaryConvolution is two-dimensional"
     if shape[2].is_dynamic or shape[3].is_dynamic:
         return "its images have no fixed size"
-    if inputs.low == 0 and not fits(node, padding_is_zero=False):
+    if inputs.low == 0 and not padding_fits(node, padding_is_zero=False):
         return "OpenVINO's kernels do not take its padding, and a place in {0, 1} cannot be padded before"
     return None
 
 
-def fits(node: Any, *, padding_is_zero: bool) -> bool:
+def padding_fits(node: Any, *, padding_is_zero: bool) -> bool:
     """Return whether OpenVINO's kernels for every x86 CPU compute the padding correctly.
 
     They compute 2 (SSE, AVX2) or 4 (AVX-512) neighbouring positions at once, and padding must not
@@ -41,10 +41,10 @@ def fits(node: Any, *, padding_is_zero: bool) -> bool:
     )
     stride = node.get_strides()
     dilation = node.get_dilations()
-    places = node.output(0).get_partial_shape()[3].get_length()
-    for most in (2, 4):
-        at_once = min(most, places)
-        last = (places - places % at_once - 1) * stride[1] + (kernel[1] - 1) * dilation[1]
+    width_out = node.output(0).get_partial_shape()[3].get_length()
+    for positions in (2, 4):
+        at_once = min(positions, width_out)
+        last = (width_out - width_out % at_once - 1) * stride[1] + (kernel[1] - 1) * dilation[1]
         if begin[1] > at_once or last - (width + begin[1] - 1) > at_once:
             return False
     if kernel[1] > 7 and max(stride) > 1:
@@ -61,24 +61,26 @@ def replace_convolution(node: Any, binary: BinaryInputs, weight: np.ndarray) -> 
     sign = weight > 0
     begin = list(node.get_pads_begin())
     end = list(node.get_pads_end())
-    if binary.low and (sign.shape[1] % 2 or not fits(node, padding_is_zero=True)):
-        binary, sign = padded_twice(binary, sign, begin, end)
+    if binary.low and (sign.shape[1] % 2 or not padding_fits(node, padding_is_zero=True)):
+        binary, sign = double_channels(binary, sign, begin, end)
         scale = scale / 2
         begin = [0, 0]
         end = [0, 0]
-    binary, sign = in_whole_bytes(binary, sign)
+    binary, sign = fill_whole_bytes(binary, sign)
     row = (1, -1, 1, 1)
-    bound = op.constant(binary.threshold.reshape(row))
+    threshold = op.constant(binary.threshold.reshape(row))
     lows = binary.flipped.reshape(row).astype(np.float32)
     highs = op.constant(1 - lows)
-    inputs = op.fake_quantize(binary.source, bound, bound, op.constant(lows), highs, 2)
+    inputs = op.fake_quantize(binary.source, threshold, threshold, op.constant(lows), highs, 2)
     packed = np.packbits(sign.reshape(-1), bitorder="little")
     # with shared memory the constant would point into an array that NumPy frees
-    bit = ov.op.Constant(ov.Tensor(packed, ov.Shape(sign.shape), ov.Type.u1), shared_memory=False)
+    weights = ov.op.Constant(
+        ov.Tensor(packed, ov.Shape(sign.shape), ov.Type.u1), shared_memory=False
+    )
     padded = binary.low and any(begin + end)
     y = op.binary_convolution(
         inputs,
-        bit,
+        weights,
         node.get_strides(),
         begin,
         end,
@@ -94,10 +96,10 @@ def replace_convolution(node: Any, binary: BinaryInputs, weight: np.ndarray) -> 
     y.set_friendly_name(node.get_friendly_name())
     node.output(0).replace(y.output(0))  # the tensor keeps its name
     if node.get_friendly_name().endswith(BIASED):
-        fold_bias_shape(y)
+        fold_bias_reshape(y)
 
 
-def padded_twice(
+def double_channels(
     binary: BinaryInputs, sign: np.ndarray, begin: list[int], end: list[int]
 ) -> tuple[BinaryInputs, np.ndarray]:
     """Return padded inputs in {-1, 1} and their weights, with every channel twice.
@@ -117,7 +119,7 @@ def padded_twice(
     return doubled, np.concatenate([sign, sign], 1)
 
 
-def in_whole_bytes(binary: BinaryInputs, sign: np.ndarray) -> tuple[BinaryInputs, np.ndarray]:
+def fill_whole_bytes(binary: BinaryInputs, sign: np.ndarray) -> tuple[BinaryInputs, np.ndarray]:
     """Return inputs and weights with channels added until their bits fill whole bytes.
 
     The new inputs are zero bits. In {-1, 1} their number is even, and weights of alternating signs
@@ -125,25 +127,25 @@ def in_whole_bytes(binary: BinaryInputs, sign: np.ndarray) -> tuple[BinaryInputs
     """
     from openvino import opset8 as op
 
-    more = -sign.shape[1] % BYTE
-    if not more:
+    added_count = -sign.shape[1] % BITS_PER_BYTE
+    if not added_count:
         return binary, sign
     source = op.pad(
         binary.source,
         op.constant(np.zeros(4, int)),
-        op.constant(np.array([0, more, 0, 0])),
+        op.constant(np.array([0, added_count, 0, 0])),
         "constant",
         op.constant(np.float32(0)),
     )
-    alternating = (np.arange(more) % 2 == 0)[:, None, None]
-    other = np.broadcast_to(alternating, (len(sign), more, *sign.shape[2:]))
-    threshold = np.append(binary.threshold, np.full(more, np.inf, np.float32))
-    flipped = np.append(binary.flipped, np.zeros(more, bool))
+    alternating = (np.arange(added_count) % 2 == 0)[:, None, None]
+    added_weights = np.broadcast_to(alternating, (len(sign), added_count, *sign.shape[2:]))
+    threshold = np.append(binary.threshold, np.full(added_count, np.inf, np.float32))
+    flipped = np.append(binary.flipped, np.zeros(added_count, bool))
     filled = BinaryInputs(source, threshold, flipped, binary.low)
-    return filled, np.concatenate([sign, other], 1)
+    return filled, np.concatenate([sign, added_weights], 1)
 
 
-def fold_bias_shape(y: Any) -> None:
+def fold_bias_reshape(y: Any) -> None:
     """Make the bias added to `y` one constant, which the front end computes in nine operations."""
     from openvino import opset8 as op
 

@@ -18,14 +18,18 @@ def separate_sums(model: Any) -> None:
 
     for node in model.get_ordered_ops():
         total = node.output(0)
-        if node.get_type_name() == "Add" and adds_single_bits(node) and is_made_binary(total):
+        if (
+            node.get_type_name() == "Add"
+            and adds_binary_convolution(node)
+            and is_binarised_next(total)
+        ):
             readers = total.get_target_inputs()
             same = op.maximum(total, op.constant(np.float32(-np.inf)))
             for reader in readers:
                 reader.replace_source_output(same.output(0))
 
 
-def adds_single_bits(add: Any) -> bool:
+def adds_binary_convolution(add: Any) -> bool:
     """Return whether a sum adds a scaled binary convolution and a value that is not constant."""
     for product, other in (add.input_values(), add.input_values()[::-1]):
         node = product.get_node()
@@ -39,7 +43,7 @@ def adds_single_bits(add: Any) -> bool:
     return False
 
 
-def is_made_binary(value: Any) -> bool:
+def is_binarised_next(value: Any) -> bool:
     """Return whether every reader of a value binarises it, directly or after operations that are
     not layers and read nothing else.
 
@@ -51,6 +55,6 @@ def is_made_binary(value: Any) -> bool:
         if node.get_type_name() == "FakeQuantize"
         else node.get_type_name() not in {*PRODUCTS, "BinaryConvolution"}
         and sum(constant(v) is None for v in node.input_values()) == 1
-        and is_made_binary(node.output(0))
+        and is_binarised_next(node.output(0))
         for node in readers
     )

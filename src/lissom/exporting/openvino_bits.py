@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from .openvino_binary_convolution import obstacle, replace_convolution
-from .openvino_binary_inputs import binary_inputs
+from .openvino_binary_inputs import find_binary_inputs
 from .openvino_binary_sums import separate_sums
 from .openvino_graph import BIASED, constant
 
 
-def binarised(model: Any) -> tuple[Any, tuple[str, ...], dict[str, str]]:
+def use_binary_convolutions(model: Any) -> tuple[Any, tuple[str, ...], dict[str, str]]:
     """Replace each convolution with binary inputs and weights by one that computes in single bits.
 
     inputs in {-1, 1}: y = scale * B with B = sum(w * (2 * bit - 1)), where padded places count 0
@@ -42,34 +42,34 @@ def binarised(model: Any) -> tuple[Any, tuple[str, ...], dict[str, str]]:
     depend on whether the processor flushes such numbers to zero.
     """
     model = model.clone()
-    done = []
-    left = {}
+    replaced = []
+    reasons = {}
     for node in model.get_ordered_ops():
         if node.get_type_name() not in ("Convolution", "GroupConvolution"):
             continue
         weight = constant(node.input_value(1))
-        inputs = binary_inputs(node.input_value(0))
+        inputs = find_binary_inputs(node.input_value(0))
         if weight is not None and not is_binary(weight):
             weight = None
         if inputs is None and weight is None:
             continue
         name = node.get_friendly_name().removesuffix(BIASED)
         if inputs is None:
-            left[name] = "its inputs are not binary"
+            reasons[name] = "its inputs are not binary"
         elif weight is None:
-            left[name] = "its weights are not binary"
+            reasons[name] = "its weights are not binary"
         elif reason := obstacle(node, inputs):
-            left[name] = reason
+            reasons[name] = reason
         else:
             replace_convolution(node, inputs, weight)
-            done.append(name)
+            replaced.append(name)
     separate_sums(model)
     model.validate_nodes_and_infer_types()
-    return model, tuple(done), left
+    return model, tuple(replaced), reasons
 
 
 def is_binary(weight: np.ndarray) -> bool:
     """Return whether the weights of every output channel are one number and its negative."""
-    size = np.abs(weight.reshape(-1, *weight.shape[-3:]) if weight.ndim > 3 else weight)
-    size = size.reshape(len(size), -1)
-    return bool((size == size[:, :1]).all())
+    magnitude = np.abs(weight.reshape(-1, *weight.shape[-3:]) if weight.ndim > 3 else weight)
+    magnitude = magnitude.reshape(len(magnitude), -1)
+    return bool((magnitude == magnitude[:, :1]).all())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-PLAIN = {"f32", "f64", "i8", "u8", "i32", "i64", "boolean"}  # types that NumPy has too
+NUMPY_TYPES = {"f32", "f64", "i8", "u8", "i32", "i64", "boolean"}  # types that NumPy has too
 PRODUCTS = {
     "Convolution",
     "ConvolutionBackpropData",
@@ -25,7 +25,9 @@ def constant(value: Any) -> np.ndarray | None:
 
     node = value.get_node()
     if node.get_type_name() == "Constant":
-        return np.array(node.data) if node.get_element_type().get_type_name() in PLAIN else None
+        return (
+            np.array(node.data) if node.get_element_type().get_type_name() in NUMPY_TYPES else None
+        )
     inputs = [constant(v) for v in node.input_values()]
     if not inputs or any(i is None for i in inputs):
         return None

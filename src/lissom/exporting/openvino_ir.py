@@ -17,9 +17,10 @@ from .openvino_graph import BIASED
 TRANSPOSED = {"ConvolutionBackpropData", "GroupConvolutionBackpropData"}
 
 
-def packed(source: Path, path: Path) -> None:
-    """Convert an ONNX file to OpenVINO's xml and bin, in one zip file at `path`, or side by side if
-    `path` ends in .xml.
+def convert_to_ir(source: Path, path: Path) -> None:
+    """Convert an ONNX file to OpenVINO's xml and bin.
+
+    They are one zip file at `path`, or two files side by side if `path` ends in .xml.
 
     Binary convolutions get one-bit weights. Other integer weights that fit in 4 bits are stored in
     4 bits. A model with one-bit weights has a fixed batch of 1, because OpenVINO refuses a dynamic
@@ -27,11 +28,11 @@ def packed(source: Path, path: Path) -> None:
     """
     import openvino as ov
 
-    from .openvino_bits import binarised
+    from .openvino_bits import use_binary_convolutions
 
-    model, _, _ = binarised(ov.Core().read_model(str(source)))
+    model, _, _ = use_binary_convolutions(ov.Core().read_model(str(source)))
     resize_as_pillow(model)
-    if one_bit(model):
+    if has_binary_convolutions(model):
         model.reshape([1, *list(model.input(0).get_partial_shape())[1:]])
     for node in constants(model, ov.Type.i8):
         narrow_weight(node)
@@ -58,24 +59,27 @@ def resize_as_pillow(model: Any) -> None:
     for node in model.get_ops():
         if node.get_type_name() != "Interpolate" or not node.get_attributes()["antialias"]:
             continue
-        how = node.get_attributes()
-        linear = how["mode"].startswith("linear")
+        attributes = node.get_attributes()
+        linear = attributes["mode"].startswith("linear")
         inputs = [source.get_source_output() for source in node.inputs()]
         resized = opset13.interpolate(
             inputs[0],
             inputs[1],
             mode="bilinear_pillow" if linear else "bicubic_pillow",
-            shape_calculation_mode=how["shape_calculation_mode"],
-            pads_begin=how["pads_begin"],
-            pads_end=how["pads_end"],
-            cube_coeff=how["cube_coeff"],
+            shape_calculation_mode=attributes["shape_calculation_mode"],
+            pads_begin=attributes["pads_begin"],
+            pads_end=attributes["pads_end"],
+            cube_coeff=attributes["cube_coeff"],
             axes=inputs[2] if len(inputs) > 2 else None,
         )
         node.output(0).replace(resized.output(0))
 
 
-def unpacked(source: Path, path: Path) -> None:
-    """Extract the two files that `packed` put into one: an .xml at `path` and a .bin beside it."""
+def extract_ir(source: Path, path: Path) -> None:
+    """Extract the two files that `convert_to_ir` put into one.
+
+    The .xml is written to `path`, the .bin beside it.
+    """
     with zipfile.ZipFile(source) as archive:
         path.write_bytes(archive.read("model.xml"))
         path.with_suffix(".bin").write_bytes(archive.read("model.bin"))
@@ -101,9 +105,9 @@ def narrow_weight(node: Any) -> None:
     low = np.append(values, np.zeros(len(values) % 2, np.int8)).astype(np.uint8) & 15
     pairs = low[::2] | low[1::2] << 4
     # with shared memory the constant would point into NumPy's memory
-    fewer = ov.op.Constant(ov.Tensor(pairs, ov.Shape(node.shape), ov.Type.i4), shared_memory=False)
-    fewer.set_friendly_name(node.get_friendly_name())
-    node.output(0).replace(fewer.output(0))
+    narrow = ov.op.Constant(ov.Tensor(pairs, ov.Shape(node.shape), ov.Type.i4), shared_memory=False)
+    narrow.set_friendly_name(node.get_friendly_name())
+    node.output(0).replace(narrow.output(0))
 
 
 def widen_weight(node: Any) -> None:
@@ -114,19 +118,19 @@ def widen_weight(node: Any) -> None:
     import openvino as ov
 
     pairs = node.data.view(np.uint8).reshape(-1)
-    halves = (
+    nibbles = (
         np.stack([pairs & 15, pairs >> 4], 1)
         .reshape(-1)[: int(np.prod(node.shape))]
         .astype(np.int8)
     )
-    values = np.where(halves > 7, halves - 16, halves).astype(np.int8).reshape(list(node.shape))
-    whole = ov.op.Constant(values, shared_memory=False)
-    whole.set_friendly_name(node.get_friendly_name())
-    node.output(0).replace(whole.output(0))
+    values = np.where(nibbles > 7, nibbles - 16, nibbles).astype(np.int8).reshape(list(node.shape))
+    wide = ov.op.Constant(values, shared_memory=False)
+    wide.set_friendly_name(node.get_friendly_name())
+    node.output(0).replace(wide.output(0))
 
 
-def read(path: Path) -> Any:
-    """Read a model, an ov.Model, from an ONNX file or from one that `packed` wrote."""
+def read_model(path: Path) -> Any:
+    """Read a model, an ov.Model, from an ONNX file or from one that `convert_to_ir` wrote."""
     import openvino as ov
 
     core = ov.Core()
@@ -156,6 +160,6 @@ def name_transposed(model: Any) -> None:
             node.set_friendly_name(f"{readers[0].get_friendly_name()}{BIASED}")
 
 
-def one_bit(model: Any) -> bool:
+def has_binary_convolutions(model: Any) -> bool:
     """Return whether a model computes some convolutions in single bits."""
     return any(op.get_type_name() == "BinaryConvolution" for op in model.get_ops())

@@ -9,20 +9,23 @@ from typing import Any
 from ..errors import LissomError
 from ..language.preprocess import Preprocess
 
-FIRST = '"""Print what'  # every such script begins with this
-HERE = 'str(Path(__file__).with_name("{file}"))'
+FIRST_WORDS = '"""Print what'  # every such script begins with this
+PATH_CODE = 'str(Path(__file__).with_name("{file}"))'
 RUNTIMES = {
     "onnxruntime": (
         "import onnxruntime as ort",
-        f"session = ort.InferenceSession({HERE})\n"
+        f"session = ort.InferenceSession({PATH_CODE})\n"
         "outputs = session.run(None, {{session.get_inputs()[0].name: x[None]}})",
     ),
     "openvino": (
         "import openvino as ov",
-        f'model = ov.Core().compile_model({HERE}, "CPU")\noutputs = [*model(x[None]).values()]',
+        f'model = ov.Core().compile_model({PATH_CODE}, "CPU")\noutputs = [*model(x[None]).values()]',
     ),
 }
-NUMBERS = ["", "x = np.load(sys.argv[1]).astype(np.float32)  # one sample, without the batch axis"]
+SAMPLE_LINES = [
+    "",
+    "x = np.load(sys.argv[1]).astype(np.float32)  # one sample, without the batch axis",
+]
 
 
 def snippet(
@@ -47,33 +50,35 @@ def snippet(
         )
     if target not in RUNTIMES:
         raise LissomError(f"--snippet: expected a target of {', '.join(RUNTIMES)}, got {target}")
-    held = {name: parsed(value) for name, value in facts.items()}
-    imported, run = RUNTIMES[target]
-    takes_numbers = not held.get("mean") and held.get("baked") != "true"
+    parsed_facts = {name: parse_fact(value) for name, value in facts.items()}
+    import_line, run_code = RUNTIMES[target]
+    takes_numbers = not parsed_facts.get("mean") and parsed_facts.get("baked") != "true"
     sample = "sample.npy" if takes_numbers else "picture.jpg"
     lines = [
-        f"{FIRST} {file} answers for a {sample.partition('.')[0]}: "
+        f"{FIRST_WORDS} {file} answers for a {sample.partition('.')[0]}: "
         f'python {file.rpartition(".")[0]}.py {sample}"""',
         "",
         "import sys",
         "from pathlib import Path",
         "",
         "import numpy as np",
-        imported,
-        *(NUMBERS if takes_numbers else picture_lines(held, pictures=pictures)),
+        import_line,
+        *(SAMPLE_LINES if takes_numbers else picture_lines(parsed_facts, pictures=pictures)),
     ]
-    classes = held.get("classes") or []
-    named = bool(classes) and len(json.dumps(classes)) < 2_000
-    answer = answers(str(held.get("kind") or ""), named=named, picks=picks)
-    if any("classes[" in line for line in answer):
+    classes = parsed_facts.get("classes") or []
+    has_names = bool(classes) and len(json.dumps(classes)) < 2_000
+    print_lines = output_lines(
+        str(parsed_facts.get("kind") or ""), has_names=has_names, picks=picks
+    )
+    if any("classes[" in line for line in print_lines):
         lines.append(f"classes = {classes}")
-    return "\n".join([*lines, run.format(file=file), *answer, ""])
+    return "\n".join([*lines, run_code.format(file=file), *print_lines, ""])
 
 
-def picture_lines(held: Mapping[str, Any], *, pictures: bool) -> list[str]:
+def picture_lines(facts: Mapping[str, Any], *, pictures: bool) -> list[str]:
     """Return the lines of code that read a picture and preprocess it as a file expects it."""
-    mode = "L" if held.get("order") == "gray" else "RGB"
-    text = str(held.get("preprocess") or "")
+    mode = "L" if facts.get("order") == "gray" else "RGB"
+    text = str(facts.get("preprocess") or "")
     operations = Preprocess.of(text).pictures if text else ()
     if pictures:
         mode = "L" if mode == "L" and all(each.channels is None for each in operations) else "RGB"
@@ -85,9 +90,9 @@ def picture_lines(held: Mapping[str, Any], *, pictures: bool) -> list[str]:
         *(operation.code() for operation in operations),
         f"x = np.asarray(picture, {'np.uint8' if pictures else 'np.float32'})",
     ]
-    if held.get("baked") != "true":
-        mean = [255 * value for value in held["mean"]]
-        std = [255 * value for value in held["std"]]
+    if facts.get("baked") != "true":
+        mean = [255 * value for value in facts["mean"]]
+        std = [255 * value for value in facts["std"]]
         lines.append(f"x = (x - np.float32({mean})) / np.float32({std})")
     if not pictures:
         lines.append("x = x[None]" if mode == "L" else "x = x.transpose(2, 0, 1).copy()")
@@ -96,9 +101,9 @@ def picture_lines(held: Mapping[str, Any], *, pictures: bool) -> list[str]:
     return lines
 
 
-def answers(kind: str, *, named: bool, picks: bool) -> list[str]:
+def output_lines(kind: str, *, has_names: bool, picks: bool) -> list[str]:
     """Return the lines of code that print the outputs of a kind of task."""
-    label = "classes[int(label)]" if named else "int(label)"
+    label = "classes[int(label)]" if has_names else "int(label)"
     if picks:
         return [
             "for box, score, label in zip(*(output[0] for output in outputs)):",
@@ -116,16 +121,16 @@ def answers(kind: str, *, named: bool, picks: bool) -> list[str]:
     return ["print([output.shape for output in outputs])"]
 
 
-def parsed(value: Any) -> Any:
+def parse_fact(value: Any) -> Any:
     """Return the value of a fact. Files store lists as JSON text.
 
-    >>> parsed("[0.5]"), parsed("RGB")
+    >>> parse_fact("[0.5]"), parse_fact("RGB")
     ([0.5], 'RGB')
     """
     if not isinstance(value, str):
         return value
     try:
-        found = json.loads(value)
+        parsed = json.loads(value)
     except ValueError:
         return value
-    return found if isinstance(found, list) else value
+    return parsed if isinstance(parsed, list) else value

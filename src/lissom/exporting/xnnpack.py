@@ -18,22 +18,22 @@ from ..surgery.quantization.layers import QuantizedConv2d
 from ..surgery.quantization.network import QuantizedNetwork
 from ..surgery.quantization.rounding import Rounding
 
-SHIFT = 128  # from uint8 to int8, the only type that XNNPACK has
+CODE_SHIFT = 128  # from uint8 to int8, the only type that XNNPACK has
 
 RELUS = ("aten.relu", "aten.hardtanh", "aten.clamp")
 
 
-class InIntegers(Rounding):
+class IntegerRounding(Rounding):
     """A rounding of activations to int8 and back to float, made by changing a rounding's class."""
 
-    unit: float
+    step_size: float
     zero: int
 
     def forward(self, x: Tensor) -> Tensor:
-        grid = (self.unit, self.zero, -128, 127, torch.int8)
-        rounded: Tensor = torch.ops.quantized_decomposed.quantize_per_tensor(x, *grid)
-        widened: Tensor = torch.ops.quantized_decomposed.dequantize_per_tensor(rounded, *grid)
-        return widened
+        settings = (self.step_size, self.zero, -128, 127, torch.int8)
+        codes: Tensor = torch.ops.quantized_decomposed.quantize_per_tensor(x, *settings)
+        values: Tensor = torch.ops.quantized_decomposed.dequantize_per_tensor(codes, *settings)
+        return values
 
 
 class IntegerConv2d(QuantizedConv2d):
@@ -52,7 +52,7 @@ class IntegerConv2d(QuantizedConv2d):
             x, torch.ops.quantized_decomposed.dequantize_per_channel(*weight), self.floats
         )
 
-    def in_floats(self) -> None:
+    def make_float(self) -> None:
         """Become a float convolution with the same weights."""
         weight = self.codes * by_filter(self.scales, self.codes)
         bias = self.floats
@@ -61,7 +61,7 @@ class IntegerConv2d(QuantizedConv2d):
         self.make_plain(weight, bias)
 
 
-def in_integers(network: QuantizedNetwork) -> bool:
+def prepare_integer_convolutions(network: QuantizedNetwork) -> bool:
     """Prepare a network for an export in which convolutions run in integers. Return False, with
     nothing done, if none can.
 
@@ -70,10 +70,12 @@ def in_integers(network: QuantizedNetwork) -> bool:
     """
     import torchao.quantization.pt2e  # noqa: F401  registers the operators
 
-    grids = [network.grid_of(site) for site in network.grids]
-    if not grids or any(grid.grid.at_run_time or grid.bits != 8 for grid in grids):
+    roundings = [network.grid_of(site) for site in network.grids]
+    if not roundings or any(
+        rounding.grid.at_run_time or rounding.bits != 8 for rounding in roundings
+    ):
         return False
-    codes = [grid.input_codes() for grid in grids]
+    codes = [rounding.input_codes() for rounding in roundings]
     if any(code.sign or code.top != 255 for code in codes):
         return False
     for layer in network.layers():
@@ -84,13 +86,13 @@ def in_integers(network: QuantizedNetwork) -> bool:
             and layer.rounding.zeros() is None
         ):  # XNNPACK's weights have no zero points
             integers, scale, bias = layer.integers()
-            whole: dict[str, Any] = {
+            buffers: dict[str, Any] = {
                 "codes": integers.to(torch.int8),
                 "scales": scale,
                 "zeros": torch.zeros(len(scale), dtype=torch.int64),
                 "floats": None if bias is None else bias.float(),
             }
-            for name, value in whole.items():
+            for name, value in buffers.items():
                 layer.register_buffer(name, value)
             layer.__class__ = IntegerConv2d
             layer.norm = layer.rounding = None
@@ -99,35 +101,35 @@ def in_integers(network: QuantizedNetwork) -> bool:
             layer.weight = nn.Parameter(torch.zeros(()), requires_grad=False)
         else:
             layer.make_plain(*layer.in_inference())
-    for grid, code in zip(grids, codes, strict=True):
-        grid.__class__ = InIntegers
-        grid.unit = float(code.step)  # type: ignore[assignment]
-        grid.zero = int(code.zero) - SHIFT  # type: ignore[assignment]
+    for rounding, code in zip(roundings, codes, strict=True):
+        rounding.__class__ = IntegerRounding
+        rounding.step_size = float(code.step)  # type: ignore[assignment]
+        rounding.zero = int(code.zero) - CODE_SHIFT  # type: ignore[assignment]
     return True
 
 
-def read_as_floats(program: torch.export.ExportedProgram) -> set[str]:
+def convolutions_read_as_floats(program: torch.export.ExportedProgram) -> set[str]:
     """Return the integer convolutions of an exported network whose outputs are not all rounded, for
     example because the network returns them.
 
     XNNPACK has no kernel for them, and ExecuTorch has none for their weights.
     """
-    of = program.graph_signature.inputs_to_buffers
+    buffer_names = program.graph_signature.inputs_to_buffers
     layers = set[str]()
     for node in program.graph.nodes:
         if str(node.target) == "quantized_decomposed.dequantize_per_channel.default":
-            readers = chain.from_iterable(map(past_relu, node.users))
+            readers = chain.from_iterable(map(readers_past_relu, node.users))
             if any(
                 str(reader.target) != "quantized_decomposed.quantize_per_tensor.default"
                 for reader in readers
             ):
-                layers.add(of[node.args[0].name].removesuffix(".codes"))
+                layers.add(buffer_names[node.args[0].name].removesuffix(".codes"))
     return layers
 
 
-def past_relu(node: torch.fx.Node) -> list[torch.fx.Node]:
+def readers_past_relu(node: torch.fx.Node) -> list[torch.fx.Node]:
     """Return the nodes that read the output of a node, or of the ReLU after it."""
     readers = list[torch.fx.Node]()
     for user in node.users:
-        readers += past_relu(user) if str(user.target).startswith(RELUS) else [user]
+        readers += readers_past_relu(user) if str(user.target).startswith(RELUS) else [user]
     return readers

@@ -57,9 +57,9 @@ class Lsq(Grid):
     def weights(self, weight: Tensor, bits: int, held: GridTensors) -> Tensor:
         from ..surgery.quantization.kernels import equal_filters
 
-        slow = (weight[0].numel() * (2**bits - 1) / 2) ** -0.5
+        gradient_scale = (weight[0].numel() * (2**bits - 1) / 2) ** -0.5
         return equal_filters(
-            weight.float(), held["step"].abs().clamp_min(1e-12), *self.ends(bits), slow
+            weight.float(), held["step"].abs().clamp_min(1e-12), *self.ends(bits), gradient_scale
         )
 
     def hold_inputs(self, low: float, high: float, bits: int) -> dict[str, Tensor]:
@@ -72,9 +72,9 @@ class Lsq(Grid):
         from ..surgery.quantization.kernels import equal_steps
 
         top = 2**bits - 1
-        slow = (max(x.shape[1:].numel(), 1) * top / 2) ** -0.5
+        gradient_scale = (max(x.shape[1:].numel(), 1) * top / 2) ** -0.5
         return equal_steps(
-            x, held["step"].abs().clamp_min(1e-12), int(held["zero_point"]), top, slow
+            x, held["step"].abs().clamp_min(1e-12), int(held["zero_point"]), top, gradient_scale
         )
 
     def input_codes(self, bits: int, held: GridTensors) -> Codes:
@@ -91,8 +91,8 @@ def nearest_step(rows: Tensor, low: int, high: int, tries: int = 60) -> Tensor:
     largest = rows.abs().amax(1).clamp_min(1e-12)
     best = largest / max(high, 1)
     error = torch.full_like(largest, float("inf"))
-    for part in torch.linspace(1.0, 0.15, tries):
-        step = part * largest / max(high, 1)
+    for fraction in torch.linspace(1.0, 0.15, tries):
+        step = fraction * largest / max(high, 1)
         errors = (
             ((rows / step[:, None]).round().clamp(low, high) * step[:, None] - rows).square().sum(1)
         )

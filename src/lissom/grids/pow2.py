@@ -37,7 +37,7 @@ class Pow2(WeightGrid):
         w = weight.float()
         top = 2 ** (bits - 1) - 2
         largest = per_filter(w).abs().amax(1).clamp_min(1e-12)
-        part = (w.abs() / by_filter(largest, w)).clamp_min(1e-12)
-        power = (-part.log2()).round().clamp(0, top)
-        codes = w.sign() * (2.0 ** (top - power)) * (part >= 2.0 ** -(top + 1))
+        ratio = (w.abs() / by_filter(largest, w)).clamp_min(1e-12)
+        power = (-ratio.log2()).round().clamp(0, top)
+        codes = w.sign() * (2.0 ** (top - power)) * (ratio >= 2.0 ** -(top + 1))
         return codes, largest / 2**top

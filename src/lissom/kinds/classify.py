@@ -42,14 +42,17 @@ class Classify(WithClasses, WithoutPlaces):
         if not 0 <= low <= high < classes:
             return f"targets from 0 to {classes - 1}, got {low} to {high}"
         answer = self.answer(outputs)
-        wanted = (len(answer), classes)
-        return None if tuple(answer.shape) == wanted else f"outputs (batch, classes) = {wanted}"
+        expected_shape = (len(answer), classes)
+        if tuple(answer.shape) == expected_shape:
+            return None
+        return f"outputs (batch, classes) = {expected_shape}"
 
     def loss(self, outputs: Tree, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         import torch.nn.functional as F
 
-        wanted = targets if targets.is_floating_point() else targets.long()  # mixed ones are shares
-        return F.cross_entropy(self.answer(outputs), wanted, label_smoothing=smoothing)
+        if not targets.is_floating_point():  # mixed targets are shares of classes
+            targets = targets.long()
+        return F.cross_entropy(self.answer(outputs), targets, label_smoothing=smoothing)
 
     def classes(self, outputs: Tree) -> int:
         return self.answer(outputs).shape[1]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Least score of a detection that counts as an answer, as drawn in images. Two networks are
 # compared by these, not by the hundreds of doubtful ones that mAP ranks, whose scores are noisy.
 SURE_SCORE = 0.3
-COMPARED_PLACES = 100  # places of a sample whose logits distillation compares
+MAX_COMPARED_PLACES = 100  # places of a sample whose logits distillation compares
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Detect(Kind):
         highest = int(targets[..., 4].max()) if targets.numel() else -1
         if highest >= classes:
             return f"targets of classes from 0 to {classes - 1}, got {highest}"
-        if picked_in(outputs) is not None:
+        if detections_in(outputs) is not None:
             return None
         width = classes + (self.scores == "softmax")
         expected = f"outputs boxes (n p 4) and logits (n p {width})"
@@ -105,14 +105,14 @@ class Detect(Kind):
 
         Outputs are those of a network, or of a file that selects detections by itself.
         """
-        from ..detection.boxes import class_scores, decoded
+        from ..detection.boxes import class_scores, select_detections
 
-        if (picked := picked_in(outputs)) is not None:
+        if (picked := detections_in(outputs)) is not None:
             return picked
         boxes, logits = self.places(outputs)
         scores = class_scores(logits.detach().float(), self.scores)
         return [
-            decoded(place, score, self.threshold, self.iou, self.most)
+            select_detections(place, score, self.threshold, self.iou, self.most)
             for place, score in zip(boxes, scores, strict=True)
         ]
 
@@ -135,7 +135,7 @@ class Detect(Kind):
 
         _, ours = self.places(outputs)
         _, theirs = self.places(teacher)
-        count = min(COMPARED_PLACES, theirs.shape[1])
+        count = min(MAX_COMPARED_PLACES, theirs.shape[1])
         surest = class_scores(theirs, self.scores).amax(2).topk(count, 1).indices[..., None]
         rows = tuple(
             logits.gather(1, surest.expand(-1, -1, logits.shape[2])).flatten(0, 1)
@@ -151,29 +151,31 @@ class Detect(Kind):
         return AveragePrecision(self.decode)
 
     def agreement(self) -> Tally:
-        return Share("agreement", self.alike)
+        return Share("agreement", self.count_matched)
 
-    def alike(self, outputs: Tree, reference: Tree) -> tuple[int, int]:
+    def count_matched(self, outputs: Tree, reference: Tree) -> tuple[int, int]:
         """Return the number of boxes of both that match a box of the other, and of all boxes."""
-        from ..detection.boxes import shared_boxes
+        from ..detection.boxes import count_shared_boxes
 
-        right = 0
+        matched = 0
         count = 0
-        for one, other in zip(self.sure(outputs), self.sure(reference), strict=True):
-            right += 2 * shared_boxes(one, other)
+        for one, other in zip(
+            self.confident_detections(outputs), self.confident_detections(reference), strict=True
+        ):
+            matched += 2 * count_shared_boxes(one, other)
             count += len(one[0]) + len(other[0])
-        return right, count
+        return matched, count
 
     def answers(self, outputs: Tree) -> Tensor:
         from ..detection.boxes import as_targets
 
-        return as_targets(self.sure(outputs), self.most)
+        return as_targets(self.confident_detections(outputs), self.most)
 
-    def sure(self, outputs: Tree) -> list[Detections]:
+    def confident_detections(self, outputs: Tree) -> list[Detections]:
         """Return the detections in each sample with a score of at least SURE_SCORE."""
-        from ..detection.boxes import sure
+        from ..detection.boxes import confident_detections
 
-        return [sure(found, SURE_SCORE) for found in self.decode(outputs)]
+        return [confident_detections(found, SURE_SCORE) for found in self.decode(outputs)]
 
     def shifted(
         self, targets: Tensor, down: Tensor, right: Tensor, size: tuple[int, int]
@@ -190,7 +192,7 @@ class Detect(Kind):
         inside = torch.minimum(corners.clamp_min(0), edges.to(targets))
         left = area(inside) >= MIN_AREA_LEFT * area(corners)
         labels = targets[..., 4:].where(left[..., None], -1.0)
-        return self.moved(torch.cat([targets[..., :4], labels], -1), inside)
+        return self.with_corners(torch.cat([targets[..., :4], labels], -1), inside)
 
     def mirrored(self, targets: Tensor, mirrored: Tensor, width: int) -> Tensor:
         import torch
@@ -198,7 +200,7 @@ class Detect(Kind):
         x1, y1, x2, y2 = targets[..., :4].unbind(-1)
         flipped = torch.stack([width - x2, y1, width - x1, y2], -1)
         which = mirrored.to(targets.device).view(-1, 1, 1)
-        return self.moved(targets, torch.where(which, flipped, targets[..., :4]))
+        return self.with_corners(targets, torch.where(which, flipped, targets[..., :4]))
 
     def put_together(self, parts: Sequence[Tensor], _: Sequence[Tensor]) -> Tensor:
         import torch
@@ -206,10 +208,10 @@ class Detect(Kind):
         rows = torch.cat([*parts], 1)
         empty = rows[..., 4] < 0
         order = empty.to(torch.uint8).argsort(dim=1, stable=True)  # boxes first
-        most = max(1, int((~empty).sum(1).max()))
-        return rows.gather(1, order[:, :most, None].expand(-1, -1, rows.shape[2]))
+        max_count = max(1, int((~empty).sum(1).max()))
+        return rows.gather(1, order[:, :max_count, None].expand(-1, -1, rows.shape[2]))
 
-    def moved(self, targets: Tensor, corners: Tensor) -> Tensor:
+    def with_corners(self, targets: Tensor, corners: Tensor) -> Tensor:
         """Return targets (n k 5) with new corners (n k 4) in the rows that hold a box."""
         import torch
 
@@ -234,7 +236,7 @@ class Detect(Kind):
         return answer[answer[:, 4] >= 0, 4]
 
 
-def picked_in(outputs: Tree) -> list[Detections] | None:
+def detections_in(outputs: Tree) -> list[Detections] | None:
     """Return the detections in outputs boxes (n k 4), scores (n k) and classes (n k).
 
     Rows of class -1 hold none. Returns None for outputs of another form.
@@ -248,8 +250,8 @@ def picked_in(outputs: Tree) -> list[Detections] | None:
     shape = tuple(boxes.shape)
     if classes.is_floating_point() or (*scores.shape, 4) != shape or classes.shape != scores.shape:
         return None
-    real = classes >= 0
+    is_detection = classes >= 0
     return [
-        (box[there], score[there], label[there])
-        for box, score, label, there in zip(boxes, scores, classes, real, strict=True)
+        (box[is_box], score[is_box], label[is_box])
+        for box, score, label, is_box in zip(boxes, scores, classes, is_detection, strict=True)
     ]

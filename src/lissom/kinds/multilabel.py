@@ -39,15 +39,17 @@ class Multilabel(WithClasses, WithoutPlaces):
         if not self.suits(targets):
             return "targets (n classes) of 0 and 1"
         answer = self.answer(outputs)
-        wanted = (len(answer), targets.shape[1])
-        return None if tuple(answer.shape) == wanted else f"outputs (batch, classes) = {wanted}"
+        expected_shape = (len(answer), targets.shape[1])
+        if tuple(answer.shape) == expected_shape:
+            return None
+        return f"outputs (batch, classes) = {expected_shape}"
 
     def loss(self, outputs: Tree, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         import torch.nn.functional as F
 
         logits = self.answer(outputs)
-        wanted = targets.to(logits.dtype) * (1 - smoothing) + smoothing / 2
-        return F.binary_cross_entropy_with_logits(logits, wanted)
+        smoothed = targets.to(logits.dtype) * (1 - smoothing) + smoothing / 2
+        return F.binary_cross_entropy_with_logits(logits, smoothed)
 
     def classes(self, outputs: Tree) -> int:
         return self.answer(outputs).shape[1]
@@ -87,8 +89,8 @@ def mean_average_precision(outputs: Tree, targets: Tensor) -> float:
     precisions = [
         average_precision(scores[:, k], targets[:, k] > 0) for k in range(targets.shape[1])
     ]
-    found = torch.tensor([value for value in precisions if value is not None])
-    return float(found.mean()) if len(found) else float("nan")
+    known = torch.tensor([value for value in precisions if value is not None])
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def average_precision(scores: Tensor, positive: Tensor) -> float | None:
@@ -104,11 +106,11 @@ def average_precision(scores: Tensor, positive: Tensor) -> float | None:
         return None
     values, inverse = torch.unique(scores, return_inverse=True)
     hits = torch.zeros(len(values), dtype=torch.float64).index_add_(0, inverse, positive.double())
-    seen = torch.zeros(len(values), dtype=torch.float64).index_add_(
+    counts = torch.zeros(len(values), dtype=torch.float64).index_add_(
         0, inverse, torch.ones_like(positive, dtype=torch.float64)
     )
     hits = hits.flip(0)  # by falling score
-    precision = hits.cumsum(0) / seen.flip(0).cumsum(0)
+    precision = hits.cumsum(0) / counts.flip(0).cumsum(0)
     return float((precision * hits).sum() / total)
 
 
@@ -116,7 +118,7 @@ def f1(outputs: Tree, targets: Tensor) -> float:
     """Return the F1 score over all classes together; outputs above 0 are positive."""
     from ..trees import answer_of
 
-    said = answer_of(outputs) > 0
-    true = targets > 0
-    hits = float((said & true).sum())
-    return 2 * hits / max(float(said.sum() + true.sum()), 1.0)
+    predicted = answer_of(outputs) > 0
+    actual = targets > 0
+    hits = float((predicted & actual).sum())
+    return 2 * hits / max(float(predicted.sum() + actual.sum()), 1.0)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..trees import Tree
 
-MOST_SHOWN = 6  # numbers of a sample in words
+MAX_NUMBERS_SHOWN = 6  # numbers of a sample in words
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Regress(WithoutPlaces):
         if not self.suits(targets):
             return "targets of floating-point numbers"
         answer = self.answer(outputs)
-        wanted = (len(answer), *targets.shape[1:])
-        fits = tuple(answer.shape) in (wanted, (*wanted, 1))
-        return None if fits else f"outputs {wanted}, as targets are"
+        expected_shape = (len(answer), *targets.shape[1:])
+        fits = tuple(answer.shape) in (expected_shape, (*expected_shape, 1))
+        return None if fits else f"outputs {expected_shape}, as targets are"
 
     def loss(self, outputs: Tree, targets: Tensor, _: float = 0.0) -> Tensor:
         import torch.nn.functional as F
@@ -67,9 +67,9 @@ class Regress(WithoutPlaces):
         return Collected({"r2": r2, "mae": mae}, self.answer)
 
     def agreement(self) -> Tally:
-        return Collected({"agreement": self.alike}, self.answer)
+        return Collected({"agreement": self.r2_with}, self.answer)
 
-    def alike(self, outputs: Tensor, reference: Tree) -> float:
+    def r2_with(self, outputs: Tensor, reference: Tree) -> float:
         """Return the coefficient of determination of outputs for a reference, at least 0."""
         return max(0.0, r2(outputs, self.answer(reference)))
 
@@ -78,8 +78,8 @@ class Regress(WithoutPlaces):
 
     def words(self, answer: Tensor, _: Sequence[str]) -> str:
         numbers = answer.flatten().tolist()
-        more = ", …" if len(numbers) > MOST_SHOWN else ""
-        return ", ".join(f"{number:.3g}" for number in numbers[:MOST_SHOWN]) + more
+        more = ", …" if len(numbers) > MAX_NUMBERS_SHOWN else ""
+        return ", ".join(f"{number:.3g}" for number in numbers[:MAX_NUMBERS_SHOWN]) + more
 
     def sureness(self, _: Tree) -> Tensor | None:
         return None
@@ -89,10 +89,10 @@ def r2(outputs: Tree, targets: Tensor) -> float:
     """Return the coefficient of determination, averaged over the numbers of a sample."""
     from ..trees import answer_of
 
-    wanted = targets.double().flatten(1) if targets.ndim > 1 else targets.double()[:, None]
-    found = answer_of(outputs).double().reshape(wanted.shape)
-    error = (found - wanted).square().sum(0)
-    spread = (wanted - wanted.mean(0)).square().sum(0).clamp_min(1e-12)
+    expected = targets.double().flatten(1) if targets.ndim > 1 else targets.double()[:, None]
+    predicted = answer_of(outputs).double().reshape(expected.shape)
+    error = (predicted - expected).square().sum(0)
+    spread = (expected - expected.mean(0)).square().sum(0).clamp_min(1e-12)
     return float((1 - error / spread).mean())
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..trees import Tree
 
-OUTSIDE = 255  # target of pixels beyond a shifted image; never counted
+OUTSIDE_LABEL = 255  # target of pixels beyond a shifted image; never counted
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Segment(WithClasses):
         if not self.suits(targets):
             return "targets (n h w) of whole numbers"
         answer = self.answer(outputs)
-        wanted = (len(answer), classes, *targets.shape[1:])
+        expected_shape = (len(answer), classes, *targets.shape[1:])
         # without stated classes they were counted from the targets, of which some may be no class
         has_fewer = answer.ndim == 4 and 1 < answer.shape[1] < classes
         known = answer.shape[1] if has_fewer else classes
@@ -50,7 +50,7 @@ class Segment(WithClasses):
         if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < known:
             largest = int(counted.max())
             rest = counted[counted != largest]
-            ignorable = 0 <= largest <= OUTSIDE and bool(((rest >= 0) & (rest < known)).all())
+            ignorable = 0 <= largest <= OUTSIDE_LABEL and bool(((rest >= 0) & (rest < known)).all())
             cure = (
                 f"; if {largest} marks pixels to ignore, --kind '{self.name()}(ignore={largest})'"
             )
@@ -59,14 +59,18 @@ class Segment(WithClasses):
                 + (f"since the network has {known} classes, " if has_fewer else "")
                 + f"got {int(counted.min())} to {largest}{cure if ignorable else ''}"
             )
-        return None if tuple(answer.shape) == wanted else f"outputs (n classes h w) = {wanted}"
+        return (
+            None
+            if tuple(answer.shape) == expected_shape
+            else f"outputs (n classes h w) = {expected_shape}"
+        )
 
     def loss(self, outputs: Tree, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         import torch.nn.functional as F
 
-        wanted = targets.long().masked_fill(targets == OUTSIDE, self.ignore)
+        classes = targets.long().masked_fill(targets == OUTSIDE_LABEL, self.ignore)
         return F.cross_entropy(
-            self.answer(outputs), wanted, ignore_index=self.ignore, label_smoothing=smoothing
+            self.answer(outputs), classes, ignore_index=self.ignore, label_smoothing=smoothing
         )
 
     def classes(self, outputs: Tree) -> int:
@@ -87,9 +91,9 @@ class Segment(WithClasses):
         return self.answer(outputs).argmax(1)
 
     def shifted(self, targets: Tensor, down: Tensor, right: Tensor, _: tuple[int, int]) -> Tensor:
-        from ..data.augment import shifted
+        from ..data.augment import shift_images
 
-        return shifted(targets[:, None], down, right, fill=OUTSIDE)[:, 0]
+        return shift_images(targets[:, None], down, right, fill=OUTSIDE_LABEL)[:, 0]
 
     def mirrored(self, targets: Tensor, mirrored: Tensor, _: int) -> Tensor:
         import torch
@@ -99,10 +103,10 @@ class Segment(WithClasses):
     def put_together(self, parts: Sequence[Tensor], where: Sequence[Tensor]) -> Tensor:
         import torch
 
-        whole = parts[0]
+        composed = parts[0]
         for part, there in zip(parts, where, strict=True):
-            whole = torch.where(there, part, whole)
-        return whole
+            composed = torch.where(there, part, composed)
+        return composed
 
     def drawn(self, picture: Image, answer: Tensor, _: Sequence[str], __: int) -> Image:
         return draw_labels(picture, answer, self.counted(answer))
@@ -118,7 +122,7 @@ class Segment(WithClasses):
 
     def counted(self, targets: Tensor) -> Tensor:
         """Return a mask of the targets that are a class: not ignored, and not outside the image."""
-        return (targets != self.ignore) & (targets != OUTSIDE)
+        return (targets != self.ignore) & (targets != OUTSIDE_LABEL)
 
 
 class Confusion(Tally):
@@ -139,9 +143,9 @@ class Confusion(Tally):
         import torch
 
         classes = len(self.counts)
-        for scores, wanted in zip(self.answer(outputs), targets, strict=True):
-            counted = (wanted != self.ignore) & (wanted != OUTSIDE)
-            pairs = classes * wanted[counted].long() + scores.argmax(0)[counted]
+        for scores, labels in zip(self.answer(outputs), targets, strict=True):
+            counted = (labels != self.ignore) & (labels != OUTSIDE_LABEL)
+            pairs = classes * labels[counted].long() + scores.argmax(0)[counted]
             self.counts += torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
     def values(self) -> dict[str, float]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..trees import Tree
 
-MOST_WORDS = 40  # positions of a sequence that are shown
+MAX_POSITIONS_SHOWN = 40  # positions of a sequence that are shown
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,11 @@ class Tag(WithClasses, WithoutPlaces):
                 f"{int(counted.min())} to {int(counted.max())}"
             )
         answer = self.answer(outputs)
-        wanted = (len(answer), targets.shape[1], classes)
+        expected_shape = (len(answer), targets.shape[1], classes)
         return (
-            None if tuple(answer.shape) == wanted else f"outputs (n positions classes) = {wanted}"
+            None
+            if tuple(answer.shape) == expected_shape
+            else f"outputs (n positions classes) = {expected_shape}"
         )
 
     def loss(self, outputs: Tree, targets: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -83,8 +85,8 @@ class Tag(WithClasses, WithoutPlaces):
 
     def words(self, answer: Tensor, classes: Sequence[str]) -> str:
         numbers = answer[answer != self.ignore].tolist()
-        said = " ".join(class_name(classes, number) for number in numbers[:MOST_WORDS])
-        return f"{said} ..." if len(numbers) > MOST_WORDS else said
+        names = " ".join(class_name(classes, number) for number in numbers[:MAX_POSITIONS_SHOWN])
+        return f"{names} ..." if len(numbers) > MAX_POSITIONS_SHOWN else names
 
     def sureness(self, _: Tree) -> Tensor | None:
         return None
@@ -96,9 +98,9 @@ class Positions(Tally):
     def __init__(self, answers: Callable[[Tree], Tensor], ignore: int) -> None:
         self.answers = answers
         self.ignore = ignore
-        self.right = 0
+        self.correct_positions = 0
         self.positions = 0
-        self.whole = 0
+        self.correct_sequences = 0
         self.sequences = 0
 
     @property
@@ -107,15 +109,15 @@ class Positions(Tally):
 
     def add(self, outputs: Tree, targets: Tree) -> None:
         counted = targets != self.ignore
-        right = self.answers(outputs) == targets
-        self.right += int((right & counted).sum())
+        is_correct = self.answers(outputs) == targets
+        self.correct_positions += int((is_correct & counted).sum())
         self.positions += int(counted.sum())
-        self.whole += int((right | ~counted).all(1).sum())
+        self.correct_sequences += int((is_correct | ~counted).all(1).sum())
         self.sequences += len(targets)
 
     def values(self) -> dict[str, float]:
         """Return the share of correct positions and of correct sequences."""
         return {
-            "tokens": self.right / max(self.positions, 1),
-            "sequences": self.whole / max(self.sequences, 1),
+            "tokens": self.correct_positions / max(self.positions, 1),
+            "sequences": self.correct_sequences / max(self.sequences, 1),
         }

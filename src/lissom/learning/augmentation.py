@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..data.augment import Mosaic, cutout, recoloured
+from ..data.augment import Mosaic, cutout, jitter_colours
 from ..data.data import Data
 from ..data.split import CPU
 from ..errors import LissomError
@@ -51,7 +51,7 @@ def augmented(
     for part in (each for each in parts if each.sees != "numbers"):
         pixels, targets = part(pixels, targets, draw, kind, classes)
     if settings.colour:
-        pixels = recoloured(pixels, settings.colour, draw)
+        pixels = jitter_colours(pixels, settings.colour, draw)
     images = data.normalised(pixels)
     if settings.cutout:
         images = cutout(images, settings.cutout, draw)
@@ -126,7 +126,7 @@ def in_mosaic(
     if kind is None:
         raise LissomError("mosaic: expected a kind of task that says how targets move; see --kind")
     size = (pixels.shape[2], pixels.shape[3])
-    mosaic = Mosaic.drawn(len(pixels), size, share, draw)
+    mosaic = Mosaic.random(len(pixels), size, share, draw)
     parts = [
         kind.shifted(
             at(targets, source.to(pixels.device)),

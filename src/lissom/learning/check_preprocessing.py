@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..data.data import Data
-from ..data.split import spread
+from ..data.split import evenly_spaced
 from ..errors import LissomError
 from ..language.preprocess import Preprocess
 from ..language.recipe import Recipe
@@ -108,6 +108,6 @@ def with_numbers(data: Data, text: str) -> Data:
 def first_metric(task: Task, data: Data) -> float:
     """Return the task's first metric on some validation images, preprocessed as in `data`."""
     model = task.fresh()
-    answers = network_answers(model, data, spread(data.valid, TRIED_IMAGES))
+    answers = network_answers(model, data, evenly_spaced(data.valid, TRIED_IMAGES))
     values = scored(replace(task, data=data), answers)
     return next(iter(values.values())) or 0.0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.data import Data
-from ..data.samples import described
+from ..data.samples import tree_text
 from ..data.split import CPU, Files, Images, PreprocessedImages
 from ..errors import LissomError, first_line, listed, type_of
 from ..language.kind import Kind
@@ -119,7 +119,7 @@ def check_labels(task: Task) -> None:
         labels = getattr(task.data, name).labels
         if not length(labels) or (task.loss is not None and task.metrics and task.kind is None):
             continue
-        form = described(labels)
+        form = tree_text(labels)
         if task.kind is None:
             part = "loss" if task.loss is None else "metrics"
             raise LissomError(
@@ -162,13 +162,13 @@ def outputs_for_two(task: Task, model: nn.Module) -> Tree:
 @torch.no_grad()
 def try_kind(task: Task, kind: Kind, outputs: Tree) -> None:
     """Call the methods of a user's kind of task, so that errors show before a run begins."""
-    split = task.data.shown_to_networks
+    split = task.data.calibration_split
     targets = at(split.labels, torch.arange(length(outputs)) % len(split))
     loss = kind.loss(outputs, targets)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise LissomError(
             f"--kind {task.kind_text}: expected a loss that is a tensor of one number, got "
-            f"{described(loss)}"
+            f"{tree_text(loss)}"
         )
     for tally, beside in ((task.tally(), targets), (kind.agreement(), outputs)):
         if not isinstance(tally, Tally):
@@ -199,7 +199,7 @@ def check_fit(task: Task, kind: Kind, outputs: Tree, said: str, also: str) -> No
         if wanted is None:
             continue
         if wanted.startswith("targets"):
-            got = "" if "got" in wanted else f", got {described(targets)}"
+            got = "" if "got" in wanted else f", got {tree_text(targets)}"
             raise LissomError(
                 f"data {task.data.name}: the {name} split: {kind}: expected {wanted}{got}"
             )

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from ..data.split import spread
+from ..data.split import evenly_spaced
 from ..errors import LissomError
 from ..language.kind import WithClasses
 from ..language.recipe import Recipe
@@ -33,7 +33,9 @@ def check_logits(task: Task, recipes: Sequence[Recipe]) -> None:
     if not learns and kind.axis is not None:
         return
     with torch.no_grad():
-        answers = network_answers(task.fresh(), task.data, spread(task.data.valid, TRIED_SAMPLES))
+        answers = network_answers(
+            task.fresh(), task.data, evenly_spaced(task.data.valid, TRIED_SAMPLES)
+        )
         if not all(kind.are_probabilities(kind.answer(outputs)) for outputs, _ in answers):
             return
     what = (

@@ -42,21 +42,21 @@ class Dkd(LogitLoss):
         import torch.nn.functional as F
 
         t = self.temperature
-        p_right, p_others = parts(F.log_softmax(teacher / t, 1), labels)
-        q_right, q_others = parts(F.log_softmax(student / t, 1), labels)
+        p_right, p_others = target_and_others(F.log_softmax(teacher / t, 1), labels)
+        q_right, q_others = target_and_others(F.log_softmax(student / t, 1), labels)
         sure = F.kl_div(q_right, p_right, reduction="batchmean", log_target=True)
         rest = F.kl_div(q_others, p_others, reduction="batchmean", log_target=True)
         return t * t * (self.alpha * sure + self.beta * rest)
 
 
-def parts(logs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def target_and_others(logs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Split log-probabilities (n classes) into those of target or not, and of the other classes.
 
     Returns (n 2), and (n classes-1) normalised among the other classes.
     """
     import torch
 
-    places = torch.arange(logs.shape[1] - 1, device=logs.device).expand(len(logs), -1)
-    others = logs.gather(1, places + (places >= labels[:, None]).long())
+    indices = torch.arange(logs.shape[1] - 1, device=logs.device).expand(len(logs), -1)
+    others = logs.gather(1, indices + (indices >= labels[:, None]).long())
     wrong = others.logsumexp(1, keepdim=True)
     return torch.cat([logs.gather(1, labels[:, None]), wrong], 1), others - wrong

@@ -53,10 +53,10 @@ class LogitStd(LogitLoss):
         return None if inner is None else replace(self, loss=str(inner))
 
     def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        return self.inner(standard(student), standard(teacher), labels)
+        return self.inner(standardized(student), standardized(teacher), labels)
 
 
-def standard(logits: Tensor) -> Tensor:
+def standardized(logits: Tensor) -> Tensor:
     """Return logits (n classes) with mean 0 and deviation 1 in each row, 0 for constant rows."""
     centred = logits - logits.mean(1, keepdim=True)
     return centred / (centred.square().mean(1, keepdim=True) + 1e-14).sqrt()

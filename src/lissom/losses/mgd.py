@@ -58,7 +58,7 @@ class Mgd(FeatureLoss):
                 "one for each place"
             )
         gaps = []
-        for s, t, make in zip(student, teacher, modules, strict=True):
-            seen = (torch.rand_like(s[:, :1]) >= self.hidden).to(s.dtype)
-            gaps.append(F.mse_loss(make(s * seen), t))
+        for s, t, generator in zip(student, teacher, modules, strict=True):
+            mask = (torch.rand_like(s[:, :1]) >= self.hidden).to(s.dtype)
+            gaps.append(F.mse_loss(generator(s * mask), t))
         return torch.stack(gaps).sum()

@@ -17,7 +17,7 @@ from ..errors import LissomError, unknown
 if TYPE_CHECKING:
     from torch import nn
 
-SHRINK = {"": 1, "-half": 2, "-quarter": 4}
+WIDTH_DIVISORS = {"": 1, "-half": 2, "-quarter": 4}
 CLASSIFIERS = tuple(
     """
     resnet20 resnet32 resnet44 resnet56 resnet110 preresnet38 preresnet92 preresnet164 vgg11
@@ -26,16 +26,16 @@ CLASSIFIERS = tuple(
 )
 DETECTORS = ("tiny_detect",)
 KNOWN = CLASSIFIERS + DETECTORS
-EVERY = tuple(name + width for name, width in product(KNOWN, SHRINK))
+ALL_NAMES = tuple(name + width for name, width in product(KNOWN, WIDTH_DIVISORS))
 DEPTHS = {"resnet": (6, 2), "preresnet": (9, 2), "densenet": (3, 4)}  # depth = first * n + second
 
 
-def parsed(name: str) -> tuple[str, int, int]:
+def parse_name(name: str) -> tuple[str, int, int]:
     """Return family, depth (0 if a family has one network) and the divisor of widths.
 
     Raises LissomError if there is no such network.
 
-    >>> parsed("vgg16-quarter")
+    >>> parse_name("vgg16-quarter")
     ('vgg', 16, 4)
     """
     match = re.fullmatch(
@@ -43,10 +43,10 @@ def parsed(name: str) -> tuple[str, int, int]:
         re.sub(r"^(vgg\d+)_fc", r"\1", name),
     )
     if not match:
-        raise unknown("model", "built-in network", name, EVERY if "-" in name else KNOWN)
+        raise unknown("model", "built-in network", name, ALL_NAMES if "-" in name else KNOWN)
     family = match[1] or match[2]
     depth = int(match[3] or 0)
-    shrink = SHRINK[match[4]]
+    shrink = WIDTH_DIVISORS[match[4]]
     if family == "vgg" and depth not in (11, 13, 16, 19):
         raise LissomError(f"model: {name}: vgg has the depths 11, 13, 16 and 19")
     step, extra = DEPTHS.get(family, (1, 0))
@@ -62,7 +62,7 @@ def parsed(name: str) -> tuple[str, int, int]:
 
 def check_name(name: str) -> None:
     """Raise LissomError unless `name` is a built-in network: a known family, depth and width."""
-    parsed(name)
+    parse_name(name)
 
 
 def factory(name: str) -> Callable[..., nn.Module]:
@@ -71,7 +71,7 @@ def factory(name: str) -> Callable[..., nn.Module]:
 
     from . import densenet, nin, resnet, tiny_detect, vgg
 
-    family, depth, shrink = parsed(name)
+    family, depth, shrink = parse_name(name)
     kinds: dict[str, Callable[..., nn.Module]] = {
         "resnet": partial(resnet.ResNet, depth),
         "preresnet": partial(resnet.PreResNet, depth),

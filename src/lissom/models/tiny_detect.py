@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .resnet import Block, conv, initialise
 
 WIDTHS = (16, 32, 64, 128)  # of features at the strides 2, 4, 8 and 16
-RARE = 0.01  # score of an untrained network: most places are background
+INITIAL_SCORE = 0.01  # score of an untrained network: most places are background
 
 
 class Head(nn.Module):
@@ -61,8 +61,8 @@ class TinyDetect(nn.Module):
         self.large = Head(fourth, num_classes, 16)
         initialise(self)
         for head in (self.small, self.large):
-            start_at(head.sides, 2.0)  # boxes of about four strides
-            start_at(head.classes, -math.log(1 / RARE - 1))
+            initialise_near(head.sides, 2.0)  # boxes of about four strides
+            initialise_near(head.classes, -math.log(1 / INITIAL_SCORE - 1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         fine = self.fine(F.relu(self.bn(self.stem(x))))
@@ -71,7 +71,7 @@ class TinyDetect(nn.Module):
         return torch.cat([small_boxes, large_boxes], 1), torch.cat([small_logits, large_logits], 1)
 
 
-def start_at(layer: nn.Conv2d, value: float) -> None:
+def initialise_near(layer: nn.Conv2d, value: float) -> None:
     """Initialise a layer so that its outputs are near `value` for any input."""
     nn.init.normal_(layer.weight, std=0.01)
     if layer.bias is not None:

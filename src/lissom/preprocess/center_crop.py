@@ -31,8 +31,8 @@ class CenterCrop(PictureOperation):
     def __call__(self, picture: Image) -> Image:
         high = self.height
         wide = self.width or high
-        left = start(picture.width, wide)
-        top = start(picture.height, high)
+        left = crop_start(picture.width, wide)
+        top = crop_start(picture.height, high)
         if self.fill == 0:
             return picture.crop((left, top, left + wide, top + high))  # black beyond the picture
         from PIL import Image as images
@@ -47,7 +47,7 @@ class CenterCrop(PictureOperation):
     def placement(self, size: Size) -> Placement:
         high = self.height
         wide = self.width or high
-        offset = (-start(size[0], wide), -start(size[1], high))
+        offset = (-crop_start(size[0], wide), -crop_start(size[1], high))
         return Placement((wide, high), offset=offset)
 
     def code(self) -> str:
@@ -69,9 +69,9 @@ class CenterCrop(PictureOperation):
         )
 
 
-def start(there: int, wanted: int) -> int:
-    """Return the start of the middle `wanted` pixels of `there`.
+def crop_start(size: int, crop: int) -> int:
+    """Return the start of the middle `crop` pixels of `size`.
 
     It is below 0 if there are too few; an odd pixel is then added at the end.
     """
-    return -((wanted - there) // 2) if there < wanted else round((there - wanted) / 2)
+    return -((crop - size) // 2) if size < crop else round((size - crop) / 2)

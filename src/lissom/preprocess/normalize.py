@@ -9,13 +9,13 @@ from ..errors import LissomError
 from ..language.method import arg
 from ..language.preprocess import NumberOperation, Numbers
 
-KNOWN: dict[str, tuple[Numbers, Numbers]] = {
+NAMED_NUMBERS: dict[str, tuple[Numbers, Numbers]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "half": ((0.5,), (0.5,)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
 }
 
-FARTHEST = 2.0  # largest plausible mean, for pixels from 0 to 1
+MAX_MEAN = 2.0  # largest plausible mean, for pixels from 0 to 1
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,15 @@ class Normalize(NumberOperation):
     def __call__(self, mean: Numbers, std: Numbers) -> tuple[Numbers, Numbers]:
         if self.from_data:
             raise LissomError("preprocess: mean and deviation of the data are not measured yet")
-        numbers = (self.mean or 0.0, self.std or 1.0) if self.given else KNOWN[self.of]
-        subtracted = each(numbers[0], len(mean), str(self))
-        divided = each(numbers[1], len(mean), str(self))
+        numbers = (self.mean or 0.0, self.std or 1.0) if self.given else NAMED_NUMBERS[self.of]
+        subtracted = number_per_channel(numbers[0], len(mean), str(self))
+        divided = number_per_channel(numbers[1], len(mean), str(self))
         if not self.given and set(std) != {1.0}:
             raise LissomError(
                 f"preprocess: {self}: its numbers are for pixels from 0 to 1, and what stands before it "
                 "changes them; leave that out"
             )
-        if any(m + x * s > FARTHEST for m, x, s in zip(mean, subtracted, std, strict=True)):
+        if any(m + x * s > MAX_MEAN for m, x, s in zip(mean, subtracted, std, strict=True)):
             raise LissomError(
                 f"preprocess: {self}: its mean lies far beyond all pixels, which go from 0 to 1; for "
                 f"pixels from 0 to 255: scale(255) | {self}"
@@ -89,7 +89,7 @@ class Normalize(NumberOperation):
         )
 
 
-def each(value: float | Numbers, channels: int, name: str) -> Numbers:
+def number_per_channel(value: float | Numbers, channels: int, name: str) -> Numbers:
     """Return one number for each channel. Raises LissomError unless one, or as many, are given."""
     numbers = value if isinstance(value, tuple) else (value,)
     if len(numbers) == 1:

@@ -132,10 +132,10 @@ def sampled(picture: Image, size: tuple[int, int], name: str, *, antialias: bool
     columns_first = high < picture.height and picture.width * high < wide * picture.height
     if antialias and columns_first:
         steps = [(high, picture.width), (high, wide)]
-    found = planes
+    resized = planes
     for step in steps:
-        found = F.interpolate(found, step, mode=name, align_corners=False, antialias=antialias)
+        resized = F.interpolate(resized, step, mode=name, align_corners=False, antialias=antialias)
     if not antialias:
-        found = found.round().clamp(0, 255).byte()
-    values = found[0].permute(1, 2, 0).contiguous().squeeze(2).numpy()
+        resized = resized.round().clamp(0, 255).byte()
+    values = resized[0].permute(1, 2, 0).contiguous().squeeze(2).numpy()
     return Image.fromarray(values)

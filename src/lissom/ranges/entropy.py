@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ..surgery.quantization.calibrate import RangeStats
 
-AROUND = 4  # bins on either side that a bin is compared with to detect a spike
+NEIGHBOUR_BINS = 4  # bins on either side that a bin is compared with to detect a spike
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Entropy(Range):
         sizes = seen.values().abs().numpy()
         # zeros are left out: 0 is on every grid, and ReLUs return many
         counts, _ = np.histogram(sizes[sizes > 0], self.bins, (0, largest))
-        smooth, spikes = parted(counts)
+        smooth, spikes = split_off_spikes(counts)
 
         def clipped(last: int) -> tuple[float, float]:
             bound = largest * last / self.bins
@@ -64,25 +64,28 @@ class Entropy(Range):
             return divergence(smooth, spikes, last, min(max(2, steps), last))
 
         least = max(2, (top if seen.low >= 0 or seen.high <= 0 else top // 2) + 1)
-        tried = (*range(min(least, self.bins), self.bins + 1, max(1, self.bins // 256)), self.bins)
-        return clipped(min((loss(last), last) for last in tried)[1])
+        candidates = (
+            *range(min(least, self.bins), self.bins + 1, max(1, self.bins // 256)),
+            self.bins,
+        )
+        return clipped(min((loss(last), last) for last in candidates)[1])
 
 
-def parted(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def split_off_spikes(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the smooth part (bins) of a histogram (bins), and its spikes (bins).
 
     >>> import numpy as np
-    >>> smooth, spikes = parted(np.array([6, 6, 6, 90, 6, 6, 6, 6, 6]))
+    >>> smooth, spikes = split_off_spikes(np.array([6, 6, 6, 90, 6, 6, 6, 6, 6]))
     >>> smooth.tolist(), spikes.tolist()
     ([6.0, 6.0, 6.0, 12.0, 6.0, 6.0, 6.0, 6.0, 6.0], [0.0, 0.0, 0.0, 78.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     """
     import numpy as np
 
     whole = counts.astype(np.float64)
-    around = np.lib.stride_tricks.sliding_window_view(
-        np.pad(whole, AROUND, mode="reflect"), 2 * AROUND + 1
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.pad(whole, NEIGHBOUR_BINS, mode="reflect"), 2 * NEIGHBOUR_BINS + 1
     )
-    smooth = np.minimum(whole, 2 * np.median(around, axis=1))
+    smooth = np.minimum(whole, 2 * np.median(windows, axis=1))
     return smooth, whole - smooth
 
 
@@ -95,17 +98,17 @@ def divergence(smooth: np.ndarray, spikes: np.ndarray, last: int, steps: int) ->
     import numpy as np
 
     p = smooth[:last].copy()
-    filled = p > 0
+    is_filled = p > 0
     group = np.arange(last) * steps // last
     total = np.bincount(group, p, steps)
-    many = np.bincount(group, filled, steps)
-    q = np.where(filled, (total / np.maximum(many, 1))[group], 0)
+    filled_bins = np.bincount(group, is_filled, steps)
+    q = np.where(is_filled, (total / np.maximum(filled_bins, 1))[group], 0)
     p[-1] += smooth[last:].sum() + spikes[last:].sum()
-    if (p[~filled] > 0).any():
+    if (p[~is_filled] > 0).any():
         q = np.maximum(q, np.where(p > 0, 1e-4, 0))  # clipped values fell into an empty bin
-    still = spikes[:last].sum()  # the same in p and q
-    ends = (p.sum() + still, q.sum() + still)
-    held = p > 0
-    p = p[held] / ends[0]
-    q = q[held] / ends[1]
-    return float((p * np.log(p / q)).sum() + still / ends[0] * np.log(ends[1] / ends[0]))
+    spike_count = spikes[:last].sum()  # the same in p and q
+    ends = (p.sum() + spike_count, q.sum() + spike_count)
+    positive = p > 0
+    p = p[positive] / ends[0]
+    q = q[positive] / ends[1]
+    return float((p * np.log(p / q)).sum() + spike_count / ends[0] * np.log(ends[1] / ends[0]))

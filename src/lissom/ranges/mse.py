@@ -11,7 +11,7 @@ from ..language.range import Range
 if TYPE_CHECKING:
     from ..surgery.quantization.calibrate import RangeStats
 
-MOST = 100_000  # values to round for each candidate range
+MAX_VALUES = 100_000  # values to round for each candidate range
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Mse(Range):
         from ..grids.uniform import affine
 
         values = seen.values()
-        values = values[:: -(-len(values) // MOST)]
+        values = values[:: -(-len(values) // MAX_VALUES)]
         best = (seen.low, seen.high)
         least = float("inf")
-        for part in torch.linspace(1, 0.05, self.tries).tolist():
-            scale, zero = affine(part * seen.low, part * seen.high, top)
+        for fraction in torch.linspace(1, 0.05, self.tries).tolist():
+            scale, zero = affine(fraction * seen.low, fraction * seen.high, top)
             squares = (
                 (values / scale)
                 .round()
@@ -57,6 +57,6 @@ class Mse(Range):
                 .sub_(values)
             ).square_()
             if (error := float(squares.double().mean())) < least:
-                best = (part * seen.low, part * seen.high)
+                best = (fraction * seen.low, fraction * seen.high)
                 least = error
         return best

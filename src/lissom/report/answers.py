@@ -12,14 +12,14 @@ from ..store.store import Store, tell
 
 # of all JPEGs, which grow by a third as text: the page can still be sent by mail. If there are
 # more, the best runs come first
-MOST_BYTES = 4_000_000
+MAX_JPEG_BYTES = 4_000_000
 
 
-class Jpegs:
-    """The images of a page, each once, up to MOST_BYTES in total."""
+class PageImages:
+    """The images of a page, each once, up to MAX_JPEG_BYTES in total."""
 
     def __init__(self) -> None:
-        self.left = MOST_BYTES
+        self.bytes_left = MAX_JPEG_BYTES
         self.places: dict[bytes, int] = {}
         self.pictures: list[dict[str, Any]] = []
 
@@ -27,13 +27,13 @@ class Jpegs:
         """Return a row of answers for the page, with all of its images or with none."""
         new = {answer.jpeg for answer in answers if answer.jpeg} - set(self.places)
         size = sum(map(len, new))
-        room = size <= self.left
-        self.left -= size if room else 0
+        fits = size <= self.bytes_left
+        self.bytes_left -= size if fits else 0
         return [
             {
                 "caption": answer.caption,
                 "wrong": answer.wrong,
-                "picture": self.place(answer) if room and answer.jpeg else None,
+                "picture": self.place(answer) if fits and answer.jpeg else None,
                 "drawn": answer.jpeg is not None,
             }
             for answer in answers
@@ -55,21 +55,21 @@ def answers_data(records: Sequence[dict[str, Any]], store: Store) -> dict[str, A
 
     Answers that cannot be read are reported and left out.
     """
-    jpegs = Jpegs()
+    images = PageImages()
     networks = {}
     for key in dict.fromkeys(record["float"]["key"] for record in records):
-        if found := answers_in(store, key, pictures_name()):
-            rows = {name: jpegs.row(row) for name, row in found.rows.items()}
-            networks[key] = {"rows": rows, "colours": found.colours}
+        if answers := answers_in(store, key, pictures_name()):
+            rows = {name: images.row(row) for name, row in answers.rows.items()}
+            networks[key] = {"rows": rows, "colours": answers.colours}
     files: dict[str, dict[str, Any]] = {}
     for record in sorted(records, key=best_metric, reverse=True):
         for target in record["targets"]:
-            found = answers_in(store, record["key"], pictures_name(target))
-            if found and "file" in found.rows:
-                row = jpegs.row(found.rows["file"])
-                own = files.setdefault(record["key"], {})
-                own[target] = {"row": row, "colours": found.colours}
-    return {"networks": networks, "files": files, "pictures": jpegs.pictures}
+            answers = answers_in(store, record["key"], pictures_name(target))
+            if answers and "file" in answers.rows:
+                row = images.row(answers.rows["file"])
+                of_run = files.setdefault(record["key"], {})
+                of_run[target] = {"row": row, "colours": answers.colours}
+    return {"networks": networks, "files": files, "pictures": images.pictures}
 
 
 def answers_in(store: Store, key: str, name: str) -> Answers | None:
@@ -84,5 +84,5 @@ def answers_in(store: Store, key: str, name: str) -> Answers | None:
 def best_metric(record: dict[str, Any]) -> float:
     """Return the largest first metric of the files of a run, -inf if none is known."""
     name = next(iter(record["scores"]["test"]), None)
-    known = [found.get(name) for found in record["targets"].values()]
+    known = [file.get(name) for file in record["targets"].values()]
     return max((value for value in known if value is not None), default=float("-inf"))

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from ..language.amounts import size_text
-from .table import BADLY, WHY_BADLY, print_wide
+from .table import DISTURBED, DISTURBED_NOTE, number, print_wide
 from .terminal import terminal
 
 
@@ -18,30 +18,30 @@ def print_bench(rows: Sequence[dict[str, Any]]) -> None:
     tables of the latency of each layer.
     """
     console = terminal()
-    asked = list(dict.fromkeys((row["batch"], row["threads"]) for row in rows))
-    for batch, threads in asked:
-        some = sorted(
+    settings = list(dict.fromkeys((row["batch"], row["threads"]) for row in rows))
+    for batch, threads in settings:
+        of_setting = sorted(
             (row for row in rows if (row["batch"], row["threads"]) == (batch, threads)),
             key=lambda row: row["latency_ms"]["median"],
         )
         console.print(f"batch {batch}, {threads} thread{'s' if threads > 1 else ''}")
-        print_wide(console, timings(some))
-        if any(row.get("layers") for row in some):
-            print_wide(console, by_layer([row for row in some if row.get("layers")]))
-    said = ["rank: one more than those that are surely faster; equal ranks are not told apart"]
+        print_wide(console, latency_table(of_setting))
+        if any(row.get("layers") for row in of_setting):
+            print_wide(console, layer_table([row for row in of_setting if row.get("layers")]))
+    legend = ["rank: one more than those that are surely faster; equal ranks are not told apart"]
     if any(row["faster"] for row in rows):
-        said.append(
+        legend.append(
             "faster: than the fastest uncompressed network in any runtime; level: the "
             "intervals overlap"
         )
     if any(row["disturbed"] for row in rows):
-        said.append(WHY_BADLY)
+        legend.append(DISTURBED_NOTE)
     if any(row["energy_mj"] for row in rows):
-        said.append("mJ: what the whole processor used in one call")
-    console.print("; ".join(said), soft_wrap=True)
+        legend.append("mJ: what the whole processor used in one call")
+    console.print("; ".join(legend), soft_wrap=True)
 
 
-def timings(rows: Sequence[dict[str, Any]]) -> Table:
+def latency_table(rows: Sequence[dict[str, Any]]) -> Table:
     """Return the table of latencies."""
     table = Table(box=None, header_style="bold")
     optional = [
@@ -69,7 +69,7 @@ def timings(rows: Sequence[dict[str, Any]]) -> Table:
         )
     for row in rows:
         ms = row["latency_ms"]
-        more = [faster(row) if o == "faster" else number(row[o], 2) for o in optional]
+        more = [speedup_text(row) if o == "faster" else number(row[o], 2) for o in optional]
         table.add_row(
             str(row["rank"]),
             row["name"],
@@ -87,21 +87,18 @@ def timings(rows: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def faster(row: dict[str, Any]) -> str:
+def speedup_text(row: dict[str, Any]) -> str:
     """Return the speedup over the fastest baseline as text, or that it was measured badly, or that
     the two cannot be distinguished.
     """
     if row["disturbed"]:
-        return BADLY
-    return "-" if row["faster"] is None else "level" if row["level"] else f"{row['faster']:.2f}x"
+        return DISTURBED
+    if row["faster"] is None:
+        return "-"
+    return "level" if row["level"] else f"{row['faster']:.2f}x"
 
 
-def number(value: float | None, places: int) -> str:
-    """Return a number with `places` decimals, a dash for None."""
-    return "-" if value is None else f"{value:.{places}f}"
-
-
-def by_layer(rows: Sequence[dict[str, Any]]) -> Table:
+def layer_table(rows: Sequence[dict[str, Any]]) -> Table:
     """Return the table of ms of each layer, with a column for each row; a layer that a runtime
     fused into another has no number.
     """
@@ -109,26 +106,26 @@ def by_layer(rows: Sequence[dict[str, Any]]) -> Table:
     table.add_column("layer", no_wrap=True)
     for row in rows:
         table.add_column(f"{row['name']}, {row['target']}", justify="right")
-    found = [dict(row["layers"]) for row in rows]
-    for name in merged([list(one) for one in found]):
-        table.add_row(name, *(f"{one[name]:.4f}" if name in one else "" for one in found))
-    table.add_row("sum", *(f"{sum(one.values()):.4f}" for one in found), style="bold")
+    latencies = [dict(row["layers"]) for row in rows]
+    for name in merge_names([list(one) for one in latencies]):
+        table.add_row(name, *(f"{one[name]:.4f}" if name in one else "" for one in latencies))
+    table.add_row("sum", *(f"{sum(one.values()):.4f}" for one in latencies), style="bold")
     return table
 
 
-def merged(lists: Sequence[Sequence[str]]) -> list[str]:
+def merge_names(lists: Sequence[Sequence[str]]) -> list[str]:
     """Return every name once, in an order that keeps the order of the lists if they agree.
 
-    >>> merged([["stem", "head"], ["stem", "relu", "head"]])
+    >>> merge_names([["stem", "head"], ["stem", "relu", "head"]])
     ['stem', 'relu', 'head']
     """
-    found: list[str] = []
+    merged: list[str] = []
     for names in lists:
-        place = 0
+        position = 0
         for name in names:
-            if name in found:
-                place = found.index(name) + 1
+            if name in merged:
+                position = merged.index(name) + 1
             else:
-                found.insert(place, name)
-                place += 1
-    return found
+                merged.insert(position, name)
+                position += 1
+    return merged

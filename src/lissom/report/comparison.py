@@ -9,14 +9,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..bench.intervals import wide
+from ..bench.intervals import is_wide
 from ..bench.machine import measured_on
 from ..errors import LissomError
 from ..language.amounts import count_text, size_text
 from ..language.recipe import Recipe
 from ..store.store import Store
 from .rows import main_score
-from .table import BADLY, WHY_BADLY, number, print_wide, title
+from .table import DISTURBED, DISTURBED_NOTE, metric_title, number, print_wide
 from .terminal import terminal
 
 OTHER_MACHINE = "another machine"
@@ -28,20 +28,20 @@ def layer_rows(record: dict[str, Any], store: Store) -> list[dict[str, Any]]:
     """Return the layers of a record, with the `bits` of weights and inputs, such as 4/8, if a step
     quantized them.
     """
-    rounded: dict[str, str] = {}
+    bits: dict[str, str] = {}
     for entry in store.chain(record):
         if "quantized" in entry["facts"]:
-            rounded = {
+            bits = {
                 row["name"]: "/".join(
                     str(row[of]["bits"]) if row[of] else "float" for of in ("weights", "inputs")
                 )
                 for row in entry["facts"].get("layers", [])
             }
             break
-    return [{**row, "bits": rounded.get(row["name"])} for row in record["layers"]]
+    return [{**row, "bits": bits.get(row["name"])} for row in record["layers"]]
 
 
-def compared(first: dict[str, Any], second: dict[str, Any], store: Store) -> dict[str, Any]:
+def compare_records(first: dict[str, Any], second: dict[str, Any], store: Store) -> dict[str, Any]:
     """Return two records as pairs: facts of the `task` that differ, `steps` that only one has,
     the names of their first `metrics`, scores, counts, targets that both have, layers.
     """
@@ -57,16 +57,16 @@ def compared(first: dict[str, Any], second: dict[str, Any], store: Store) -> dic
         }
         for name in names
     ]
-    both = [name for name in first["targets"] if name in second["targets"]]
+    shared = [name for name in first["targets"] if name in second["targets"]]
     steps = [steps_of(record["recipe"]) for record in (first, second)]
-    mains = [next(iter(record["scores"]["test"]), "accuracy") for record in (first, second)]
+    main_metrics = [next(iter(record["scores"]["test"]), "accuracy") for record in (first, second)]
     return {
         "keys": [first["key"], second["key"]],
         "recipes": [first["recipe"], second["recipe"]],
         "seeds": [first["seed"], second["seed"]],
-        "task": differing(facts_of(first["task"]), facts_of(second["task"])),
-        "steps": different(*steps),
-        "metrics": mains,
+        "task": differing_facts(facts_of(first["task"]), facts_of(second["task"])),
+        "steps": differing_steps(*steps),
+        "metrics": main_metrics,
         "scores": {
             split: [main_score(r["scores"].get(split, {})) for r in (first, second)]
             for split in ("valid", "test")
@@ -77,13 +77,13 @@ def compared(first: dict[str, Any], second: dict[str, Any], store: Store) -> dic
                 **{
                     what: [
                         r["targets"][name].get(main if what == "metric" else what)
-                        for r, main in zip((first, second), mains, strict=True)
+                        for r, main in zip((first, second), main_metrics, strict=True)
                     ]
                     for what in ("metric", "latency_ms", "size_bytes", "fused")
                 },
                 "machine": [measured_on(r, r["targets"][name]) for r in (first, second)],
             }
-            for name in both
+            for name in shared
         },
         "layers": layers,
     }
@@ -105,10 +105,10 @@ def facts_of(task: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def differing(first: dict[str, str], second: dict[str, str]) -> dict[str, list[str]]:
+def differing_facts(first: dict[str, str], second: dict[str, str]) -> dict[str, list[str]]:
     """Return the facts in which two tasks differ, as pairs.
 
-    >>> differing({"data": "a", "kind": "segment"}, {"data": "a", "kind": "classify"})
+    >>> differing_facts({"data": "a", "kind": "segment"}, {"data": "a", "kind": "classify"})
     {'kind': ['segment', 'classify']}
     """
     return {name: [first[name], second[name]] for name in first if first[name] != second[name]}
@@ -122,24 +122,24 @@ def steps_of(recipe: str) -> list[str]:
         return [recipe]
 
 
-def different(first: Sequence[str], second: Sequence[str]) -> list[list[str]]:
+def differing_steps(first: Sequence[str], second: Sequence[str]) -> list[list[str]]:
     """Return the steps that only the first and only the second have.
 
-    >>> different(["train(3)", "prune(0.5)"], ["train(3)", "prune(0.3)", "fold"])
+    >>> differing_steps(["train(3)", "prune(0.5)"], ["train(3)", "prune(0.3)", "fold"])
     [['prune(0.5)'], ['prune(0.3)', 'fold']]
     """
-    changes = [
+    opcodes = [
         c
         for c in SequenceMatcher(a=list(first), b=list(second), autojunk=False).get_opcodes()
         if c[0] != "equal"
     ]
     return [
-        [step for c in changes for step in first[c[1] : c[2]]],
-        [step for c in changes for step in second[c[3] : c[4]]],
+        [step for c in opcodes for step in first[c[1] : c[2]]],
+        [step for c in opcodes for step in second[c[3] : c[4]]],
     ]
 
 
-def print_compared(found: dict[str, Any]) -> None:
+def print_comparison(found: dict[str, Any]) -> None:
     """Print the differences of two networks: tasks, steps, numbers, layers."""
     console = terminal()
     for side, (key, recipe, seed, only) in enumerate(
@@ -152,15 +152,15 @@ def print_compared(found: dict[str, Any]) -> None:
     table = Table(box=None, header_style="bold")
     for name in ("", *found["keys"], "change"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
-    metrics = dict.fromkeys(map(title, found["metrics"]))
+    metrics = dict.fromkeys(map(metric_title, found["metrics"]))
     metric = " and ".join(metrics)
     other = OTHER_METRIC if len(metrics) > 1 else None
     for split, scores in found["scores"].items():
-        _row(table, f"{split} {metric}, PyTorch", scores, four, share=False, said=other)
+        _row(table, f"{split} {metric}, PyTorch", scores, metric_text, share=False, said=other)
     for name in ("params", "macs"):
         _row(table, name, found[name], count_text)
     for target, values in found["targets"].items():
-        _row(table, f"{target} {metric}", values["metric"], four, share=False, said=other)
+        _row(table, f"{target} {metric}", values["metric"], metric_text, share=False, said=other)
         _row(
             table,
             f"{target} ms",
@@ -170,24 +170,24 @@ def print_compared(found: dict[str, Any]) -> None:
         )
         _row(table, f"{target} file", values["size_bytes"], size_text)
     print_wide(console, table)
-    for said in about_ms(found["targets"]):
-        console.print(said, soft_wrap=True)
+    for note in latency_notes(found["targets"]):
+        console.print(note, soft_wrap=True)
     print_layers(console, found)
 
 
 def print_layers(console: Console, found: dict[str, Any]) -> None:
     """Print the layers of both networks that differ, and those that only one has."""
-    lone = [
+    only_in = [
         [row["name"] for row in found["layers"] if row["params"][1 - side] is None]
         for side in (0, 1)
     ]
     changed = [
         row
         for row in found["layers"]
-        if row["name"] not in lone[0] + lone[1]
+        if row["name"] not in only_in[0] + only_in[1]
         and any(row[column][0] != row[column][1] for column in COLUMNS)
     ]
-    shared = len(found["layers"]) - len(lone[0]) - len(lone[1])
+    shared = len(found["layers"]) - len(only_in[0]) - len(only_in[1])
     if shared:
         console.print(
             f"\nlayers in both: {shared}, of which "
@@ -195,12 +195,12 @@ def print_layers(console: Console, found: dict[str, Any]) -> None:
         )
     if changed:
         print_wide(console, layer_table(changed))
-    for key, names in zip(found["keys"], lone, strict=True):
+    for key, names in zip(found["keys"], only_in, strict=True):
         if names:
             console.print(f"only in {key} ({len(names)}): {', '.join(names)}", soft_wrap=True)
 
 
-def four(value: float) -> str:
+def metric_text(value: float) -> str:
     """Return a metric as text."""
     return number(value, 4)
 
@@ -209,22 +209,22 @@ def why_no_ratio(values: dict[str, Any]) -> str | None:
     """Return why the latencies of a target have no ratio, None if they have one."""
     if len({*values["machine"]}) > 1:
         return OTHER_MACHINE
-    return BADLY if any(map(wide, values["latency_ms"])) else None
+    return DISTURBED if any(map(is_wide, values["latency_ms"])) else None
 
 
-def about_ms(targets: dict[str, Any]) -> list[str]:
+def latency_notes(targets: dict[str, Any]) -> list[str]:
     """Return notes on latencies that are shown next to each other."""
     latencies = [ms for values in targets.values() for ms in values["latency_ms"]]
-    said = (
+    notes = (
         ["ms were taken in different runs; `lissom bench` takes them in turns"] if latencies else []
     )
     machines = dict.fromkeys(" and ".join(values["machine"]) for values in targets.values())
-    said += [
-        f"{OTHER_MACHINE}: {both}, whose ms do not compare"
-        for both in machines
-        if len({*both.split(" and ")}) > 1
+    notes += [
+        f"{OTHER_MACHINE}: {pair}, whose ms do not compare"
+        for pair in machines
+        if len({*pair.split(" and ")}) > 1
     ]
-    return [*said, WHY_BADLY] if any(wide(ms) for ms in latencies) else said
+    return [*notes, DISTURBED_NOTE] if any(is_wide(ms) for ms in latencies) else notes
 
 
 def layer_table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -235,11 +235,11 @@ def layer_table(rows: Sequence[dict[str, Any]]) -> Table:
     for row in rows:
         cells = []
         for column in COLUMNS:
-            said = [
+            texts = [
                 "-" if v is None else str(v) if column == "bits" else count_text(v)
                 for v in row[column]
             ]
-            cells.append(said[0] if row[column][0] == row[column][1] else " > ".join(said))
+            cells.append(texts[0] if row[column][0] == row[column][1] else " > ".join(texts))
         table.add_row(row["name"], *cells)
     return table
 

@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..bench.intervals import wide
+from ..bench.intervals import is_wide
 from ..errors import counted
-from .table import BADLY, number
+from .table import DISTURBED, number
 from .terminal import terminal
 
 LEGEND = (
@@ -19,38 +19,38 @@ LEGEND = (
     "alone, without: the score with only this layer, and with all but it, rounded"
 )
 # name of a stage that only networks that learned after quantization have
-LEARNED = "learned, not rounded"
+LEARNED_STAGE = "learned, not rounded"
 # relative difference of outputs on an older processor above which it is reported
-UNLIKE_OUTPUTS = 0.02
+MAX_CAPPED_DIFFERENCE = 0.02
 
 
-def concluded(found: dict[str, Any]) -> list[str]:
+def conclusions(found: dict[str, Any]) -> list[str]:
     """Return conclusions from the numbers, as sentences."""
-    by = {row["name"]: row for row in found["stages"]}
+    stages = {row["name"]: row for row in found["stages"]}
     count = found["images"]["stages"]
-    both = by["both, simulated"]
-    plain = by.get(LEARNED, by["float"])
-    said = []
-    if LEARNED in by and both["score"] is not None:
-        said.append(
-            f"Learning with rounding took the network from {100 * by['float']['score']:.2f} to "
-            f"{100 * both['score']:.2f} points; what it learned, not rounded, gives "
-            f"{100 * plain['score']:.2f}."
+    rounded = stages["both, simulated"]
+    unrounded = stages.get(LEARNED_STAGE, stages["float"])
+    sentences = []
+    if LEARNED_STAGE in stages and rounded["score"] is not None:
+        sentences.append(
+            f"Learning with rounding took the network from {100 * stages['float']['score']:.2f} to "
+            f"{100 * rounded['score']:.2f} points; what it learned, not rounded, gives "
+            f"{100 * unrounded['score']:.2f}."
         )
-    if both["score"] is not None and "lost" in both:
-        loss = plain["score"] - both["score"]
-        chance = 1.96 * math.sqrt(both["lost"] + both["won"]) / count
-        said.append(
-            f"Rounding costs {100 * loss:.2f} points of {100 * plain['score']:.2f} "
-            f"({both['lost']} of {count} "
-            f"images became wrong, {both['won']} right), "
-            f"{'no more than chance might' if abs(loss) <= chance else 'beyond chance'} "
-            f"(±{100 * chance:.2f})."
+    if rounded["score"] is not None and "lost" in rounded:
+        loss = unrounded["score"] - rounded["score"]
+        margin = 1.96 * math.sqrt(rounded["lost"] + rounded["won"]) / count
+        sentences.append(
+            f"Rounding costs {100 * loss:.2f} points of {100 * unrounded['score']:.2f} "
+            f"({rounded['lost']} of {count} "
+            f"images became wrong, {rounded['won']} right), "
+            f"{'no more than chance might' if abs(loss) <= margin else 'beyond chance'} "
+            f"(±{100 * margin:.2f})."
         )
-    parts = {name: by[name]["noise"] ** 2 for name in ("weights only", "inputs only")}
+    parts = {name: stages[name]["noise"] ** 2 for name in ("weights only", "inputs only")}
     larger = max(parts, key=lambda name: parts[name])
     if sum(parts.values()) > 0:
-        said.append(
+        sentences.append(
             f"{parts[larger] / sum(parts.values()):.0%} of the noise comes from rounding "
             f"{'weights' if larger.startswith('w') else 'inputs'}."
         )
@@ -58,51 +58,51 @@ def concluded(found: dict[str, Any]) -> list[str]:
     total = sum(row["noise"] ** 2 for row in found["layers"])
     if total > 0:
         shares = {row["name"]: row["noise"] ** 2 / total for row in rows}
-        said.append(
+        sentences.append(
             "Most of it enters at "
             + ", ".join(f"{name} ({shares[name]:.0%})" for name in found["worst"])
             + "."
         )
     for row in rows:
-        said += complaints(row)
+        sentences += range_problems(row)
     for name, target in found["targets"].items():
         if target["agreement"] is not None:
-            said.append(
+            sentences.append(
                 f"{name} gives the simulation's answer on {target['agreement']:.2%} of the images"
                 + (f", {target['fused']} operations in integers" if target["fused"] else "")
                 + (f"; not: {', '.join(target['not_fused'][:5])}." if target["not_fused"] else ".")
             )
-        unlike = [row for row in target["capped"] if row["noise"] > UNLIKE_OUTPUTS]
-        if unlike:
-            said.append(
-                f"{name}: with no more than {' or '.join(row['cap'] for row in unlike)} "
+        differing = [row for row in target["capped"] if row["noise"] > MAX_CAPPED_DIFFERENCE]
+        if differing:
+            sentences.append(
+                f"{name}: with no more than {' or '.join(row['cap'] for row in differing)} "
                 "its answers would differ by "
-                f"{max(row['noise'] for row in unlike):.0%} of their size, since 8-bit "
+                f"{max(row['noise'] for row in differing):.0%} of their size, since 8-bit "
                 "products saturate without "
                 "VNNI; quantize(..., reduce_range=True) does not."
             )
-    return said
+    return sentences
 
 
-def complaints(row: dict[str, Any]) -> list[str]:
+def range_problems(row: dict[str, Any]) -> list[str]:
     """Return problems with the ranges of one layer, each with a cure."""
-    said = []
+    sentences = []
     inputs = row["inputs"]
     if inputs and (inputs["saturated"] or 0) > 0.01:
-        said.append(
+        sentences.append(
             f"{row['name']}: {inputs['saturated']:.1%} of its inputs lie beyond the "
             'range; range="minmax" '
             "holds all."
         )
     if inputs and inputs["use"] is not None and inputs["use"] < 0.4:
-        said.append(
+        sentences.append(
             f'{row["name"]}: nearly all of its inputs use {inputs["use"]:.0%} of the range; range="mse" '
             "weighs the rest against it."
         )
-    return said
+    return sentences
 
 
-def best_tried(rows: list[dict[str, Any]], count: int, *, counted: bool) -> list[str]:
+def remedy_conclusion(rows: list[dict[str, Any]], count: int, *, counted: bool) -> list[str]:
     """Return a conclusion on the remedies from their scores on `count` validation images. The first
     row is the unchanged network. Chance is weighed only if scores are shares of images that are
     `counted` as right.
@@ -110,29 +110,31 @@ def best_tried(rows: list[dict[str, Any]], count: int, *, counted: bool) -> list
     known = [row for row in rows if row.get("valid") is not None]
     if len(known) < 2 or known[0] is not rows[0]:
         return []
-    plain = known[0]["valid"]
+    unchanged = known[0]["valid"]
     best = max(known[1:], key=lambda row: row["valid"])
     if not counted:
-        gain = f"{best['what']}, gives {best['valid'] - plain:+.4f} on {count} validation images"
+        gain = (
+            f"{best['what']}, gives {best['valid'] - unchanged:+.4f} on {count} validation images"
+        )
         return [
             f"Of what was tried, the best, {gain}."
-            if best["valid"] > plain
+            if best["valid"] > unchanged
             else f"Nothing tried is better: the best, {gain}."
         ]
-    chance = 1.96 * math.sqrt(2 * plain * (1 - plain) / count)
-    gain = f"gives {100 * (best['valid'] - plain):+.2f} points on {count} validation images"
+    margin = 1.96 * math.sqrt(2 * unchanged * (1 - unchanged) / count)
+    gain = f"gives {100 * (best['valid'] - unchanged):+.2f} points on {count} validation images"
     return [
-        f"Of what was tried, {best['what']} {gain}, beyond chance (±{100 * chance:.2f})."
-        if best["valid"] - plain > chance
+        f"Of what was tried, {best['what']} {gain}, beyond chance (±{100 * margin:.2f})."
+        if best["valid"] - unchanged > margin
         else f"Nothing tried is better than chance might make it: the best, {best['what']}, "
-        f"{gain} (±{100 * chance:.2f})."
+        f"{gain} (±{100 * margin:.2f})."
     ]
 
 
 def print_explanation(found: dict[str, Any]) -> None:
     """Print stages, files, layers, remedies that were tried, and conclusions."""
     console = terminal()
-    stages = table("stage", "score", "noise", "now wrong", "now right")
+    stages = new_table("stage", "score", "noise", "now wrong", "now right")
     for row in found["stages"]:
         stages.add_row(
             row["name"],
@@ -157,7 +159,7 @@ def print_explanation(found: dict[str, Any]) -> None:
     console.print(stages)
     print_layers(console, found)
     if found.get("tried"):
-        tried = table("tried", "validation", "test", "files", "key")
+        tried = new_table("tried", "validation", "test", "files", "key")
         for row in found["tried"]:
             files = ", ".join(
                 f"{target} {file_text(file)}" for target, file in row.get("targets", {}).items()
@@ -178,7 +180,9 @@ def print_explanation(found: dict[str, Any]) -> None:
 
 def print_layers(console: Console, found: dict[str, Any]) -> None:
     """Print the table of layers, most noise first, with the images that it was measured on."""
-    layers = table("layer", "bits", "dB w", "dB x", "use", "beyond", "noise", "alone", "without")
+    layers = new_table(
+        "layer", "bits", "dB w", "dB x", "use", "beyond", "noise", "alone", "without"
+    )
     for row in sorted(found["layers"], key=lambda row: -row["noise"]):
         weights = row["weights"] or {}
         inputs = row["inputs"] or {}
@@ -205,24 +209,24 @@ def print_layers(console: Console, found: dict[str, Any]) -> None:
 
 def file_text(found: dict[str, Any]) -> str:
     """Return score, size and latency of a file as text."""
-    badly = f" ({BADLY})" if wide(found["latency_ms"]) else ""
+    badly = f" ({DISTURBED})" if is_wide(found["latency_ms"]) else ""
     return (
         f"{number(found.get('score', found.get('top1')), 4)}, {found['size_bytes'] / 1000:.0f} kB, "
         f"{found['latency_ms']['median']:.3f} ms{badly}"
     )
 
 
-def table(*heads: str) -> Table:
+def new_table(*titles: str) -> Table:
     """Return a table whose first column is text."""
-    made = Table(box=None, header_style="bold", padding=(0, 1))
-    for place, name in enumerate(heads):
-        made.add_column(
+    result = Table(box=None, header_style="bold", padding=(0, 1))
+    for place, name in enumerate(titles):
+        result.add_column(
             name,
             justify="left" if place == 0 or name in ("files", "key") else "right",
             overflow="fold",
             no_wrap=name == "layer",
         )
-    return made
+    return result
 
 
 def percent(value: float | None) -> str:

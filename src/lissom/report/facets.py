@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import LissomError
 from ..language.recipe import Recipe
 
-NONE = "–"  # the recipe has no such step
+NO_STEP = "–"  # the recipe has no such step
 MAX_FILTERS = 12  # filters that fit above a table
 
 
@@ -20,17 +20,17 @@ def settings_in(recipe: str) -> dict[str, str]:
     >>> found["prune amount"], found["prune 2 amount"], found["train epochs"]
     ('0.5', '0.25', '3')
     """
-    found: dict[str, str] = {}
-    times: dict[str, int] = {}
+    settings_by_title: dict[str, str] = {}
+    occurrences: dict[str, int] = {}
     try:
         steps = steps_in(recipe)
     except LissomError:  # a recipe of another version
         return {}
     for name, settings in steps:
-        times[name] = times.get(name, 0) + 1
-        title = name if times[name] == 1 else f"{name} {times[name]}"
-        found |= {f"{title} {setting}": value for setting, value in settings.items()}
-    return found
+        occurrences[name] = occurrences.get(name, 0) + 1
+        title = name if occurrences[name] == 1 else f"{name} {occurrences[name]}"
+        settings_by_title |= {f"{title} {setting}": value for setting, value in settings.items()}
+    return settings_by_title
 
 
 def steps_in(recipe: str) -> list[tuple[str, dict[str, str]]]:
@@ -63,18 +63,18 @@ def facets(recipes: Sequence[str], more: Sequence[dict[str, str]] = ()) -> list[
     `more` has further properties of each recipe. Of settings that always differ together, one is
     returned; there are at most MAX_FILTERS.
     """
-    each = [
+    settings = [
         {**extra, **settings_in(recipe)}
         for recipe, extra in zip(recipes, more or [{}] * len(recipes), strict=True)
     ]
-    found: dict[tuple[str, ...], str] = {}
-    for name in dict.fromkeys(name for one in each for name in one):
-        values = tuple(one.get(name, NONE) for one in each)
+    names: dict[tuple[str, ...], str] = {}
+    for name in dict.fromkeys(name for one in settings for name in one):
+        values = tuple(one.get(name, NO_STEP) for one in settings)
         if len(set(values)) > 1:
             place = {value: k for k, value in enumerate(dict.fromkeys(values))}
-            alike = tuple(str(place[value]) for value in values)
-            found.setdefault(alike, name)
+            pattern = tuple(str(place[value]) for value in values)
+            names.setdefault(pattern, name)
     return [
-        {"name": name, "values": [one.get(name, NONE) for one in each]}
-        for name in list(found.values())[:MAX_FILTERS]
+        {"name": name, "values": [one.get(name, NO_STEP) for one in settings]}
+        for name in list(names.values())[:MAX_FILTERS]
     ]

@@ -11,8 +11,8 @@ from ..errors import LissomError, listed
 from ..store.store import Store, tell
 from ..system.scratch import written
 from .page import with_references
-from .rows import TASK, Row, over_seeds, rows_of
-from .table import title
+from .rows import TASK_COLUMNS, Row, over_seeds, rows_of
+from .table import metric_title
 
 ENDINGS = (".svg", ".png", ".pdf")
 AXES = {  # the costs to draw a front against: column, label, divisor
@@ -22,7 +22,7 @@ AXES = {  # the costs to draw a front against: column, label, divisor
 }
 # distinguishable for colour-blind readers: Okabe and Ito 2008, https://jfly.uni-koeln.de/color
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-MARKS = ("o", "s", "^", "v", "D", "P")
+MARKERS = ("o", "s", "^", "v", "D", "P")
 LINE_LENGTH = 44  # characters of a recipe in one line
 
 
@@ -49,7 +49,7 @@ def write_figure(keys: Sequence[str], store: Store, path: Path, of: str = "laten
     rows = [row for row in rows if row["ms"] is not None and row["metric"] is not None]
     if not rows:
         raise LissomError(f"--figure: no network in {store.root} was measured; run takes --to")
-    if len(tasks := {tuple(row[name] for name in TASK) for row in rows}) > 1:
+    if len(tasks := {tuple(row[name] for name in TASK_COLUMNS) for row in rows}) > 1:
         raise LissomError(
             f"--figure: the networks are of {len(tasks)} tasks, which one axis does not compare; "
             "name the keys of one"
@@ -66,9 +66,9 @@ def write_figure(keys: Sequence[str], store: Store, path: Path, of: str = "laten
             draw_seeds(figure, over_seeds(rows))
         else:
             draw_front(figure, rows, of)
-        nameless = {"Date": None} if path.suffix == ".svg" else {}
+        metadata = {"Date": None} if path.suffix == ".svg" else {}
         with written(path, "report") as new:
-            figure.savefig(new, metadata=nameless, dpi=200, format=path.suffix[1:])
+            figure.savefig(new, metadata=metadata, dpi=200, format=path.suffix[1:])
     return path
 
 
@@ -76,12 +76,12 @@ def draw_front(figure: Any, rows: Sequence[Row], of: str) -> None:
     """Draw each network as a point (hollow: uncompressed), and the Pareto front as a line."""
     column, label, unit = AXES[of]
     axes = figure.add_subplot()
-    whole = with_references(list(rows))
-    for place, target in enumerate(dict.fromkeys(row["target"] for row in rows)):
-        color = COLORS[place % len(COLORS)]
-        mark = MARKS[place % len(MARKS)]
-        own = [row for row in whole if row["target"] == target]
-        front = best(own, column)
+    all_rows = with_references(list(rows))
+    for number, target in enumerate(dict.fromkeys(row["target"] for row in rows)):
+        color = COLORS[number % len(COLORS)]
+        marker = MARKERS[number % len(MARKERS)]
+        of_target = [row for row in all_rows if row["target"] == target]
+        front = pareto_front(of_target, column)
         axes.step(
             [row[column] / unit for row in front],
             [row["metric"] for row in front],
@@ -90,21 +90,21 @@ def draw_front(figure: Any, rows: Sequence[Row], of: str) -> None:
             linewidth=1,
             linestyle=":",
         )
-        for row in own:
+        for row in of_target:
             axes.errorbar(
                 row[column] / unit,
                 row["metric"],
-                xerr=interval(row) if column == "ms" else None,
-                fmt=mark,
+                xerr=error_bars(row) if column == "ms" else None,
+                fmt=marker,
                 color=color,
                 markerfacecolor="none" if row.get("reference") else color,
                 markersize=7 if row in front else 4,
                 elinewidth=0.8,
             )
-        axes.plot([], [], mark, color=color, label=target)
+        axes.plot([], [], marker, color=color, label=target)
     axes.plot([], [], "o", color="black", markerfacecolor="none", label="uncompressed")
     axes.set_xlabel(label)
-    axes.set_ylabel(f"test {named(rows)}")
+    axes.set_ylabel(f"test {metric_label(rows)}")
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend()
@@ -119,19 +119,19 @@ def draw_seeds(figure: Any, rows: Sequence[Row]) -> None:
     axes.barh(places, [row["metric"] for row in rows], xerr=spreads, color=COLORS[5], capsize=3)
     counts = sorted({len(row["seeds"]) for row in rows})
     seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-    axes.set_xlabel(f"test {named(rows)}, mean of {seeds} seed{'s' * (counts[-1] > 1)}")
+    axes.set_xlabel(f"test {metric_label(rows)}, mean of {seeds} seed{'s' * (counts[-1] > 1)}")
     names = [textwrap.fill(f"{row['recipe']}, {row['target']}", LINE_LENGTH) for row in rows]
     axes.set_yticks(places, names, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlim(left=0)
-    smaller = axes.twiny()
-    times = [row["float_size_bytes"] / row["size_bytes"] for row in rows]
-    smaller.plot(times, places, "D-", color=COLORS[1], linewidth=1)
-    smaller.set_xlim(left=0)
-    smaller.set_xlabel("times smaller than the uncompressed file", color=COLORS[1])
+    ratio_axes = axes.twiny()
+    ratios = [row["float_size_bytes"] / row["size_bytes"] for row in rows]
+    ratio_axes.plot(ratios, places, "D-", color=COLORS[1], linewidth=1)
+    ratio_axes.set_xlim(left=0)
+    ratio_axes.set_xlabel("times smaller than the uncompressed file", color=COLORS[1])
 
 
-def best(rows: Sequence[Row], column: str) -> list[Row]:
+def pareto_front(rows: Sequence[Row], column: str) -> list[Row]:
     """Return the Pareto front of rows: a column is minimised, the first metric maximised.
 
     Rows with a badly measured latency are left out if that is the column.
@@ -145,12 +145,12 @@ def best(rows: Sequence[Row], column: str) -> list[Row]:
     return front
 
 
-def interval(row: Row) -> list[list[float]]:
+def error_bars(row: Row) -> list[list[float]]:
     """Return the distances of a latency to the ends of its interval, for error bars."""
     return [[row["ms"] - row["low_ms"]], [row["high_ms"] - row["ms"]]]
 
 
-def named(rows: Sequence[Row]) -> str:
+def metric_label(rows: Sequence[Row]) -> str:
     """Return the name of the first metric if all rows share it, else "metric"."""
     names = {row["metric_name"] for row in rows}
-    return title(names.pop()) if len(names) == 1 else "metric"
+    return metric_title(names.pop()) if len(names) == 1 else "metric"

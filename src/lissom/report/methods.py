@@ -25,14 +25,14 @@ def method_rows(folder: str = "", name: str = "") -> list[Row]:
     if name:
         return [row_of(folder, name)]
     if not folder or folder in WORDS:
-        places = [folder] if folder else WORDS
-        return [row_of(place, each) for place in places for each in menu(place)]
+        menus = [folder] if folder else WORDS
+        return [row_of(place, each) for place in menus for each in menu(place)]
     rows = method_rows()
-    named = [row for row in rows if row["name"] == folder]
-    also = [row for row in rows if any(means(other, folder) for other in row["also"])]
-    if not named and not also:
+    by_name = [row for row in rows if row["name"] == folder]
+    by_other_name = [row for row in rows if any(means(other, folder) for other in row["also"])]
+    if not by_name and not by_other_name:
         raise unknown("list", "menu or method", folder, [*WORDS, *(row["name"] for row in rows)])
-    return named or also
+    return by_name or by_other_name
 
 
 def row_of(folder: str, name: str) -> Row:
@@ -65,12 +65,12 @@ def other_names(text: str) -> list[str]:
     >>> other_names("Do it.\\n\\nAlso known as: one name (ON),\\nanother.\\nSource: none")
     ['one name', 'ON', 'another']
     """
-    found = re.search(
+    match = re.search(
         r"^Also known as: (.*?)(?=\n\s*\n|\n[A-Z][a-z]+: |\Z)", text, re.DOTALL | re.MULTILINE
     )
-    if found is None:
+    if match is None:
         return []
-    names = re.split(r"[,;()]|\.(?:\s|$)", " ".join(found[1].split()))
+    names = re.split(r"[,;()]|\.(?:\s|$)", " ".join(match[1].split()))
     return [name.strip() for name in names if name.strip()]
 
 
@@ -86,13 +86,13 @@ def means(other: str, word: str) -> bool:
 
 def print_methods(rows: Sequence[Row], long: bool = False) -> None:
     """Print methods as plain text, which is fast; `long` adds the whole description."""
-    place = ""
+    menu_name = ""
     printed: dict[str, str] = {}  # setting as it was printed -> method
     for row in rows:
-        if row["menu"] != place:
-            place = row["menu"]
+        if row["menu"] != menu_name:
+            menu_name = row["menu"]
             printed = {}
-            print(f"\n{place}")
+            print(f"\n{menu_name}")
         first, *rest = row["does"].splitlines()
         print(f"  {row['name']}  {first}")
         if long:

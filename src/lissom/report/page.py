@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from ..bench.intervals import wide
+from ..bench.intervals import is_wide
 from ..errors import LissomError
 from ..language.kind import less_is_better
 from ..store.checks import many_read
@@ -20,7 +20,7 @@ from ..system.scratch import written
 from .answers import answers_data
 from .comparison import layer_rows
 from .facets import facets
-from .rows import TASK, drifts, over_seeds, rows_of
+from .rows import TASK_COLUMNS, drift_notes, over_seeds, rows_of
 from .searches import searches_data
 from .table import notes_of, size_lines
 from .zeros import zeros_of
@@ -28,7 +28,7 @@ from .zeros import zeros_of
 HERE = Path(__file__).parent  # page.html, page.css and page.js lie beside this file
 
 
-class Once(Store):
+class CachedStore(Store):
     """A store that reads each record only once: earlier records of a chain are needed by every
     network made from them.
     """
@@ -53,22 +53,22 @@ def write_report(keys: Sequence[str], store: Store, output: Path) -> Path:
 
     Records that cannot be read are reported and left out. Raises LissomError if none is left.
     """
-    store = Once(store.root)
+    store = CachedStore(store.root)
     with many_read():
         records = [record for _, record in store.records(tell, keys or None)]
-        chosen = records if keys else [record for record in records if record["targets"]] or records
-        if not chosen:
+        shown = records if keys else [record for record in records if record["targets"]] or records
+        if not shown:
             raise LissomError(
                 f"report: the store {store.root} holds no finished network; `lissom run` makes them"
             )
-        data = orjson.dumps(page_data(chosen, store))
+        data = orjson.dumps(page_data(shown, store))
     from plotly.offline import get_plotlyjs
 
     parts = {
         "/*STYLE*/": (HERE / "page.css").read_text(encoding="utf-8"),
         "/*SCRIPT*/": (HERE / "page.js").read_text(encoding="utf-8"),
-        "/*PLOTLY*/": packed(get_plotlyjs().encode()),
-        "/*DATA*/": packed(data),
+        "/*PLOTLY*/": gzip_base64(get_plotlyjs().encode()),
+        "/*DATA*/": gzip_base64(data),
     }
     page = (HERE / "page.html").read_text(encoding="utf-8")
     for place, part in parts.items():
@@ -78,7 +78,7 @@ def write_report(keys: Sequence[str], store: Store, output: Path) -> Path:
     return output
 
 
-def packed(text: bytes) -> str:
+def gzip_base64(text: bytes) -> str:
     """Return UTF-8 text as gzip in base64, which the page unpacks; equal texts give equal pages.
 
     With Plotly and the data packed, a page takes 2 MB instead of 5, and has room for 500 runs.
@@ -86,8 +86,8 @@ def packed(text: bytes) -> str:
     return base64.b64encode(gzip.compress(text, 4, mtime=0)).decode()
 
 
-def unpacked(text: str) -> str:
-    """Undo `packed`."""
+def decompressed(text: str) -> str:
+    """Undo `gzip_base64`."""
     return gzip.decompress(base64.b64decode(text)).decode()
 
 
@@ -101,14 +101,14 @@ def page_data(records: Sequence[dict[str, Any]], store: Store) -> dict[str, Any]
         except LissomError as error:
             tell(str(error))
     records = [record for record in records if record["key"] in runs]
-    own = rows_of(records)
-    rows = with_references(own)
-    means = over_seeds(own)
-    scores = list(dict.fromkeys(name for row in own for name in row["more"]))
+    measured = rows_of(records)
+    rows = with_references(measured)
+    means = over_seeds(measured)
+    scores = list(dict.fromkeys(name for row in measured for name in row["more"]))
     return {
         "uncompressed": uncompressed(records, store),
         "rows": rows,
-        "drifts": drifts(own),
+        "drifts": drift_notes(measured),
         "means": means if any(len(row["seeds"]) > 1 for row in means) else [],
         "scores": scores,
         "less": list(filter(less_is_better, scores)),
@@ -116,12 +116,12 @@ def page_data(records: Sequence[dict[str, Any]], store: Store) -> dict[str, Any]
         "steps": steps,
         "answers": answers_data(records, store),
         "searches": searches_data(store),
-        "facets": chosen_by(rows, means),
-        "machines": different([record["machine"] for record in records]),
+        "facets": set_filters(rows, means),
+        "machines": distinct([record["machine"] for record in records]),
     }
 
 
-def different(values: Sequence[Any]) -> list[Any]:
+def distinct(values: Sequence[Any]) -> list[Any]:
     """Return the distinct values, in order."""
     return list(
         {orjson.dumps(value, option=orjson.OPT_SORT_KEYS): value for value in values}.values()
@@ -130,42 +130,47 @@ def different(values: Sequence[Any]) -> list[Any]:
 
 def uncompressed(records: Sequence[dict[str, Any]], store: Store) -> dict[str, dict[str, Any]]:
     """Return the layers of each uncompressed network, by key and name; all its runs share them."""
-    found = {record["float"]["key"]: record for record in records}
+    by_key = {record["float"]["key"]: record for record in records}
     return {
         key: {row["name"]: row for row in (store.readable(key) or record)["layers"]}
-        for key, record in found.items()
+        for key, record in by_key.items()
     }
 
 
-def chosen_by(
+def set_filters(
     rows: Sequence[dict[str, Any]], means: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Return names and values of the settings in which rows differ; set the values of each row as
     `by`, with None for the settings of steps in a reference.
     """
     kinds = dict.fromkeys(
-        tuple(row[name] for name in ("recipe", *TASK)) for row in rows if not row.get("reference")
+        tuple(row[name] for name in ("recipe", *TASK_COLUMNS))
+        for row in rows
+        if not row.get("reference")
     )
     places = {kind: place for place, kind in enumerate(kinds)}
-    found = facets(
-        [kind[0] for kind in kinds], [dict(zip(TASK, kind[1:], strict=True)) for kind in kinds]
+    filters = facets(
+        [kind[0] for kind in kinds],
+        [dict(zip(TASK_COLUMNS, kind[1:], strict=True)) for kind in kinds],
     )
     for row in (*rows, *means):
         if row.get("reference"):
-            row["by"] = [row[name] if (name := facet["name"]) in TASK else None for facet in found]
+            row["by"] = [
+                row[name] if (name := facet["name"]) in TASK_COLUMNS else None for facet in filters
+            ]
         else:
-            place = places[tuple(row[name] for name in ("recipe", *TASK))]
-            row["by"] = [facet["values"][place] for facet in found]
+            place = places[tuple(row[name] for name in ("recipe", *TASK_COLUMNS))]
+            row["by"] = [facet["values"][place] for facet in filters]
     return [
-        {"name": facet["name"], "values": sorted(set(facet["values"]), key=natural)}
-        for facet in found
+        {"name": facet["name"], "values": sorted(set(facet["values"]), key=natural_key)}
+        for facet in filters
     ]
 
 
-def natural(text: str) -> list[tuple[float, str]]:
+def natural_key(text: str) -> list[tuple[float, str]]:
     """Return a sort key that compares numbers in a text as numbers.
 
-    >>> sorted(["10", "9", "a"], key=natural)
+    >>> sorted(["10", "9", "a"], key=natural_key)
     ['9', '10', 'a']
     """
     parts = re.split(r"(\d+(?:\.\d+)?)", text)
@@ -180,12 +185,12 @@ def with_references(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return rows with one more for the uncompressed network in each target and on each machine:
     its best measurement.
     """
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    references: dict[tuple[Any, ...], dict[str, Any]] = {}
     known = [row for row in rows if row["float_ms"] is not None]
     for row in sorted(known, key=float_wide):
-        found.setdefault(
+        references.setdefault(
             (
-                *(row[name] for name in TASK),
+                *(row[name] for name in TASK_COLUMNS),
                 row["target"],
                 row["machine"],
                 row["seed"],
@@ -211,12 +216,12 @@ def with_references(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "reference": True,
             },
         )
-    return [*rows, *found.values()]
+    return [*rows, *references.values()]
 
 
 def float_wide(row: dict[str, Any]) -> bool:
     """Return whether the latency of the uncompressed network of a row was not measured well."""
-    return wide({"low": row["float_low_ms"], "high": row["float_high_ms"]})
+    return is_wide({"low": row["float_low_ms"], "high": row["float_high_ms"]})
 
 
 def details(
@@ -247,8 +252,8 @@ def details(
         "targets": record["targets"],
         "notes": [
             f"{target}: {note}"
-            for target, found in record["targets"].items()
-            for note in notes_of(found)
+            for target, file in record["targets"].items()
+            for note in notes_of(file)
         ],
         "sizes": size_lines(record),
         "zeros": zeros_of(record, store),

@@ -8,14 +8,14 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from ..bench.intervals import disturbed, wide
+from ..bench.intervals import is_disturbed, is_wide
 from ..bench.machine import measured_on
 
 Row = dict[str, Any]
-FORMULA = tuple("=+-@\t\r")  # first characters of a spreadsheet formula
+FORMULA_STARTS = tuple("=+-@\t\r")  # first characters of a spreadsheet formula
 DRIFT_FACTOR = 1.15  # times that latencies of one network differ if the machine's speed has changed
-TASK = ("model", "data", "kind", "size")  # columns that distinguish tasks
-AVERAGED = (
+TASK_COLUMNS = ("model", "data", "kind", "size")  # columns that distinguish tasks
+AVERAGED_COLUMNS = (
     "metric",
     "float_metric",
     "ms",
@@ -63,26 +63,26 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
             "float_params": record["float"]["params"],
             "float_macs": record["float"]["macs"],
         }
-        for target, found in record["targets"].items():
+        for target, file in record["targets"].items():
             rows.append(
                 {
                     **common,
                     "target": target,
-                    "machine": measured_on(record, found),
-                    "metric": found.get(name),
-                    "more": {o: found.get(o) for o in others},
-                    "ms": found["latency_ms"]["median"],
-                    "float_ms": found["float_latency_ms"]["median"],
-                    "low_ms": found["latency_ms"]["low"],
-                    "high_ms": found["latency_ms"]["high"],
-                    "float_low_ms": found["float_latency_ms"]["low"],
-                    "float_high_ms": found["float_latency_ms"]["high"],
-                    "size_bytes": found["size_bytes"],
-                    "float_size_bytes": found["float_size_bytes"],
-                    "wide": wide(found["latency_ms"]),
-                    "disturbed": disturbed(found),
-                    "fused": in_integers(found),
-                    "peak_mib": found["peak_mib"],
+                    "machine": measured_on(record, file),
+                    "metric": file.get(name),
+                    "more": {o: file.get(o) for o in others},
+                    "ms": file["latency_ms"]["median"],
+                    "float_ms": file["float_latency_ms"]["median"],
+                    "low_ms": file["latency_ms"]["low"],
+                    "high_ms": file["latency_ms"]["high"],
+                    "float_low_ms": file["float_latency_ms"]["low"],
+                    "float_high_ms": file["float_latency_ms"]["high"],
+                    "size_bytes": file["size_bytes"],
+                    "float_size_bytes": file["float_size_bytes"],
+                    "wide": is_wide(file["latency_ms"]),
+                    "disturbed": is_disturbed(file),
+                    "fused": in_integers(file),
+                    "peak_mib": file["peak_mib"],
                 }
             )
         if not record["targets"]:
@@ -112,35 +112,35 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
     return rows
 
 
-def drifts(rows: Sequence[Row]) -> list[str]:
+def drift_notes(rows: Sequence[Row]) -> list[str]:
     """Return a note for each runtime on whose rows one uncompressed network took different times:
     the machine was not equally fast when these files were measured.
     """
     times: dict[tuple[str, ...], list[float]] = {}
     for row in rows:
         if row["float_ms"] and not row["disturbed"]:
-            same = (*(row[name] for name in TASK), row["machine"], row["target"])
-            times.setdefault(same, []).append(row["float_ms"])
+            group = (*(row[name] for name in TASK_COLUMNS), row["machine"], row["target"])
+            times.setdefault(group, []).append(row["float_ms"])
     return [
-        f"{target}: the uncompressed network took {min(found):.3g} to {max(found):.3g} ms when these "
+        f"{target}: the uncompressed network took {min(latencies):.3g} to {max(latencies):.3g} ms when these "
         "files were measured, so compare 'faster' instead of ms; `lissom bench KEY KEY` measures files "
         "in turns"
-        for (*_, target), found in times.items()
-        if max(found) > DRIFT_FACTOR * min(found)
+        for (*_, target), latencies in times.items()
+        if max(latencies) > DRIFT_FACTOR * min(latencies)
     ]
 
 
-def in_integers(found: dict[str, Any]) -> str | None:
+def in_integers(file: dict[str, Any]) -> str | None:
     """Return how many layers of a file run in integers, and their share of MACs if it is small.
 
     >>> in_integers({"fused": "1/50", "macs_in_integers": 0.031}), in_integers({"fused": "50/50"})
     ('1/50, 3% of MACs', '50/50')
     """
-    layers = found["fused"]
-    share = found.get("macs_in_integers")
-    return (
-        layers if not layers or share is None or share >= 0.5 else f"{layers}, {share:.0%} of MACs"
-    )
+    layers = file["fused"]
+    share = file.get("macs_in_integers")
+    if not layers or share is None or share >= 0.5:
+        return layers
+    return f"{layers}, {share:.0%} of MACs"
 
 
 def over_seeds(rows: Sequence[Row]) -> list[Row]:
@@ -151,14 +151,19 @@ def over_seeds(rows: Sequence[Row]) -> list[Row]:
     single seed. If two rows have the same seed, because of other settings or an older version, the
     newer one gets its own row.
     """
-    alike: dict[tuple[Any, ...], list[Row]] = {}
+    groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in sorted(rows, key=lambda row: row["created"]):
-        same = (row["recipe"], row["target"], row["machine"], *(row[name] for name in TASK))
+        group_key = (
+            row["recipe"],
+            row["target"],
+            row["machine"],
+            *(row[name] for name in TASK_COLUMNS),
+        )
         number = 0
-        while any(other["seed"] == row["seed"] for other in alike.get((*same, number), [])):
+        while any(other["seed"] == row["seed"] for other in groups.get((*group_key, number), [])):
             number += 1
-        alike.setdefault((*same, number), []).append(row)
-    found = [
+        groups.setdefault((*group_key, number), []).append(row)
+    means = [
         {
             **group[0],
             "seeds": [row["seed"] for row in group],
@@ -166,18 +171,18 @@ def over_seeds(rows: Sequence[Row]) -> list[Row]:
             "more": {
                 name: mean([row["more"].get(name) for row in group]) for name in group[0]["more"]
             },
-            "spread": spread([row["metric"] for row in group]),
-            "level": all(level(row) for row in group),
+            "spread": standard_deviation([row["metric"] for row in group]),
+            "level": all(intervals_overlap(row) for row in group),
             "wide": any(row["wide"] for row in group),
             "disturbed": any(row["disturbed"] for row in group),
-            **{name: mean([row[name] for row in group]) for name in AVERAGED},
+            **{name: mean([row[name] for row in group]) for name in AVERAGED_COLUMNS},
         }
-        for group in alike.values()
+        for group in groups.values()
     ]
-    return sorted(found, key=lambda row: -(row["metric"] or 0))
+    return sorted(means, key=lambda row: -(row["metric"] or 0))
 
 
-def level(row: Row) -> bool:
+def intervals_overlap(row: Row) -> bool:
     """Return whether the latency intervals of a network and its uncompressed network overlap."""
     return (
         bool(row["ms"])
@@ -189,16 +194,13 @@ def level(row: Row) -> bool:
 def mean(values: Sequence[float | None]) -> float | None:
     """Return the mean, None if a value is missing."""
     known = [v for v in values if v is not None]
-    return (
-        None
-        if len(known) < len(values)
-        else statistics.fmean(known)
-        if len(set(known)) > 1
-        else known[0]
-    )
+    if len(known) < len(values):
+        return None
+    # equal values stay as they are: integers stay integers
+    return statistics.fmean(known) if len(set(known)) > 1 else known[0]
 
 
-def spread(values: Sequence[float | None]) -> float | None:
+def standard_deviation(values: Sequence[float | None]) -> float | None:
     """Return the sample standard deviation; None for fewer than two values or if one is missing."""
     known = [v for v in values if v is not None]
     return statistics.stdev(known) if len(known) == len(values) > 1 else None
@@ -213,7 +215,7 @@ def csv_of(rows: Sequence[Row]) -> str:
         return ""
     flat = [
         {
-            plain(k): plain(v)
+            spreadsheet_value(k): spreadsheet_value(v)
             for k, v in ({k: v for k, v in row.items() if k != "more"} | row["more"]).items()
         }
         for row in rows
@@ -227,10 +229,10 @@ def csv_of(rows: Sequence[Row]) -> str:
     return out.getvalue()
 
 
-def plain(value: Any) -> Any:
+def spreadsheet_value(value: Any) -> Any:
     """Return a value for a spreadsheet; text that would be a formula gets an apostrophe before it.
 
-    >>> plain("=1+1"), plain("prune(0.5)"), plain(-0.5)
+    >>> spreadsheet_value("=1+1"), spreadsheet_value("prune(0.5)"), spreadsheet_value(-0.5)
     ("'=1+1", 'prune(0.5)', -0.5)
     """
-    return f"'{value}" if isinstance(value, str) and value[:1] in FORMULA else value
+    return f"'{value}" if isinstance(value, str) and value[:1] in FORMULA_STARTS else value

@@ -15,54 +15,54 @@ from .terminal import terminal
 MAX_RECIPES_SHOWN = 12  # recipes that were not chosen, the last ones
 
 
-def print_found(found: SearchResult) -> None:
+def print_search(result: SearchResult) -> None:
     """Print the recipes tried, why they were not chosen, and the records of the chosen ones."""
     console = terminal()
-    names = shown_names(found)
-    begun = [each for each in found.outcomes if not each["probe"]]
-    trained = {each["recipe"]: each for each in begun if not each.get("stopped")}
-    lost = [recipe for recipe in trained if recipe not in found.chosen]
+    names = shown_names(result)
+    attempts = [each for each in result.outcomes if not each["probe"]]
+    trained = {each["recipe"]: each for each in attempts if not each.get("stopped")}
+    rejected = [recipe for recipe in trained if recipe not in result.chosen]
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("", *names):
         table.add_column(name, justify="right")
     table.add_column("")
     table.add_column("recipe", no_wrap=True)
-    table.add_row("", *cells(found.reference, names), "", "uncompressed")
-    for place, recipe in enumerate([*found.chosen, *lost[-MAX_RECIPES_SHOWN:]], 1):
-        verdict = found.why_not.get(recipe, "chosen" if found.met else "nearest")
+    table.add_row("", *cells(result.reference, names), "", "uncompressed")
+    for place, recipe in enumerate([*result.chosen, *rejected[-MAX_RECIPES_SHOWN:]], 1):
+        verdict = result.why_not.get(recipe, "chosen" if result.met else "nearest")
         table.add_row(str(place), *cells(trained[recipe]["values"], names), verdict, recipe)
     print_wide(console, table)
-    if len(lost) > MAX_RECIPES_SHOWN:
-        console.print(f"{len(lost) - MAX_RECIPES_SHOWN} more were tried before")
-    if found.importances:
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in found.importances.items())
+    if len(rejected) > MAX_RECIPES_SHOWN:
+        console.print(f"{len(rejected) - MAX_RECIPES_SHOWN} more were tried before")
+    if result.importances:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in result.importances.items())
         console.print(
             f"how much {names[0]} depends on each choice (fANOVA): {shares}", soft_wrap=True
         )
     console.print(
-        f"{len(trained)} recipes trained, {len(begun) - len(trained)} stopped early, "
-        f"{len(found.outcomes) - len(begun)} more only measured, "
-        f"{found.seconds:.0f} s; metrics are on validation data",
+        f"{len(trained)} recipes trained, {len(attempts) - len(trained)} stopped early, "
+        f"{len(result.outcomes) - len(attempts)} more only measured, "
+        f"{result.seconds:.0f} s; metrics are on validation data",
         soft_wrap=True,
     )
-    if not found.chosen:
+    if not result.chosen:
         console.print("the time was up before a recipe was done; the same command goes on")
         return
-    if not found.met:
-        limits = [Bound.of(text).said() for text in found.bounds]
+    if not result.met:
+        limits = [Bound.of(text).said() for text in result.bounds]
         console.print(
             f"nothing that was tried keeps {', '.join(limits)}; the nearest:", soft_wrap=True
         )
-    print_records(found.records, "table")
-    for recipe in found.chosen:
+    print_records(result.records, "table")
+    for recipe in result.chosen:
         console.print(f"recipe: {recipe}", markup=False, soft_wrap=True)
 
 
-def shown_names(found: SearchResult) -> list[str]:
+def shown_names(result: SearchResult) -> list[str]:
     """Return the names of the values to show: the first metric, aims, bounds."""
-    bounded = [Bound.of(text).name for text in found.bounds]
-    first = next(iter(found.reference))
-    return list(dict.fromkeys([first, *found.aims, *bounded]))
+    bounded = [Bound.of(text).name for text in result.bounds]
+    first = next(iter(result.reference))
+    return list(dict.fromkeys([first, *result.aims, *bounded]))
 
 
 def cells(values: dict[str, Any], names: list[str]) -> list[str]:

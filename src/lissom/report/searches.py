@@ -25,13 +25,13 @@ LOG_AXIS_RATIO = 8  # an axis is logarithmic if its maximum is more than this ma
 
 def searches_data(store: Store) -> list[dict[str, Any]]:
     """Return the data of each search of a store, newest first; report those that cannot be read."""
-    places = sorted((store.root / ".searches").glob("*.json"), key=changed, reverse=True)
-    found = list[dict[str, Any]]()
-    for place in places:
+    paths = sorted((store.root / ".searches").glob("*.json"), key=modified_s, reverse=True)
+    searches = list[dict[str, Any]]()
+    for path in paths:
         try:
-            if not place.is_file():
+            if not path.is_file():
                 raise ValueError("expected a file")
-            found.append(search_data(json.loads(place.read_text(encoding="utf-8"))))
+            searches.append(search_data(json.loads(path.read_text(encoding="utf-8"))))
         except (
             OSError,
             ValueError,
@@ -40,12 +40,12 @@ def searches_data(store: Store) -> list[dict[str, Any]]:
             AttributeError,
             RecursionError,
         ) as error:
-            said = error.strerror if isinstance(error, OSError) else error
-            tell(f"report: {place} is no search that can be read ({said}); delete it")
-    return found
+            reason = error.strerror if isinstance(error, OSError) else error
+            tell(f"report: {path} is no search that can be read ({reason}); delete it")
+    return searches
 
 
-def changed(path: Path) -> float:
+def modified_s(path: Path) -> float:
     """Return when a file was last changed; 0 if there is none."""
     try:
         return path.stat().st_mtime
@@ -53,46 +53,46 @@ def changed(path: Path) -> float:
         return 0.0
 
 
-def search_data(found: dict[str, Any]) -> dict[str, Any]:
+def search_data(search: dict[str, Any]) -> dict[str, Any]:
     """Return the points of a search in order, its limits, and the progress of the best."""
-    reference = {name: float(value) for name, value in found["reference"].items()}
+    reference = {name: float(value) for name, value in search["reference"].items()}
     metric = next(iter(reference))
-    aims = [str(name) for name in found["aims"]]
+    aims = [str(name) for name in search["aims"]]
     cost = next((name for name in aims if name != metric), None)
-    bounds = list(map(Bound.of, found["bounds"]))
+    bounds = list(map(Bound.of, search["bounds"]))
     if cost is None:  # the first bounded cost, or else the multiply-adds
         cost = next((bound.name for bound in bounds if not bound.least), "macs")
     goal = Goal(tuple((name, 1 if name == metric else -1) for name in aims), tuple(bounds))
-    outcomes = [Outcome.of(each) for each in found["outcomes"]]
+    outcomes = [Outcome.of(each) for each in search["outcomes"]]
     trained = [each for each in outcomes if each.finished]
-    chosen = {str(recipe) for recipe in found["chosen"]}
+    chosen = {str(recipe) for recipe in search["chosen"]}
     costs = [each[cost] for each in (reference, *(one.values for one in trained)) if cost in each]
     return {
-        "want": str(found["want"]),
-        "space": str(found["space"]),
-        "by": str(found["by"]),
-        "met": bool(found["met"]),
-        "minutes": float(found["seconds"]) / 60,
+        "want": str(search["want"]),
+        "space": str(search["space"]),
+        "by": str(search["by"]),
+        "met": bool(search["met"]),
+        "minutes": float(search["seconds"]) / 60,
         "probes": sum(each.probe for each in outcomes),
         "stopped": sum(each.stopped for each in outcomes),
         "metric": metric,
         "cost": cost,
         "label": label_of(cost),
         "wide": max(costs) > LOG_AXIS_RATIO * min(costs) > 0,
-        "reference": [shown(cost, reference.get(cost)), reference[metric]],
-        "limits": {bound.name: shown(bound.name, bound.number) for bound in bounds},
+        "reference": [in_axis_unit(cost, reference.get(cost)), reference[metric]],
+        "limits": {bound.name: in_axis_unit(bound.name, bound.number) for bound in bounds},
         "points": [
             point_of(each, metric, cost)
             | {
                 "fits": goal.meets(each),
                 "chosen": each.recipe in chosen,
-                "why": str(found["why_not"].get(each.recipe, "")),
+                "why": str(search["why_not"].get(each.recipe, "")),
             }
             for each in trained
         ],
-        "best": bettered(goal, outcomes),
+        "best": improvements(goal, outcomes),
         "aim": label_of(aims[0]) if len(aims) == 1 else None,
-        "importances": {str(k): float(v) for k, v in found["importances"].items()},
+        "importances": {str(k): float(v) for k, v in search["importances"].items()},
     }
 
 
@@ -101,13 +101,13 @@ def point_of(outcome: Outcome, metric: str, cost: str) -> dict[str, Any]:
     value = outcome.values.get(cost)
     return {
         "recipe": outcome.recipe,
-        "x": shown(cost, value),
+        "x": in_axis_unit(cost, value),
         "y": outcome.values[metric],
         "cost": "–" if value is None else amount_text(cost, value),
     }
 
 
-def bettered(goal: Goal, outcomes: Sequence[Outcome]) -> list[list[float]]:
+def improvements(goal: Goal, outcomes: Sequence[Outcome]) -> list[list[float]]:
     """Return the time in minutes and the value of each improvement of the best so far."""
     spent_s = 0.0
     steps = list[list[float]]()
@@ -115,7 +115,7 @@ def bettered(goal: Goal, outcomes: Sequence[Outcome]) -> list[list[float]]:
         spent_s += each.seconds
         best = goal.best(outcomes[: place + 1])
         name = goal.aims[0][0]
-        value = None if best is None else shown(name, best.values[name])
+        value = None if best is None else in_axis_unit(name, best.values[name])
         if value is not None and (not steps or steps[-1][1] != value):
             steps.append([spent_s / 60, value])
     return steps
@@ -132,11 +132,13 @@ def label_of(name: str) -> str:
     return f"{label}, {target}" if target else label
 
 
-def shown(name: str, value: float | None) -> float | None:
+def in_axis_unit(name: str, value: float | None) -> float | None:
     """Return a value in the unit of its axis.
 
-    >>> shown("bytes@openvino", 60_421), shown("top1", 0.98)
+    >>> in_axis_unit("bytes@openvino", 60_421), in_axis_unit("top1", 0.98)
     (60.421, 0.98)
     """
     unit = UNITS.get(name.partition("@")[0])
-    return None if value is None else value / unit[1] if unit else value
+    if value is None or unit is None:
+        return value
+    return value / unit[1]

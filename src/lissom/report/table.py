@@ -11,23 +11,23 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..bench.intervals import MAX_ENDS_RATIO, disturbed
+from ..bench.intervals import MAX_ENDS_RATIO, is_disturbed
 from ..bench.machine import machine_text
 from ..errors import counted
 from ..language.amounts import count_text, size_text
 from ..store.store import Store
-from .rows import TASK, Row, csv_of, drifts, over_seeds, rows_of
+from .rows import TASK_COLUMNS, Row, csv_of, drift_notes, over_seeds, rows_of
 from .terminal import plain, plain_line, terminal
 from .zeros import print_zeros, zeros_of
 
-LEFT = ("target", "key", "keys", "model", "data", "kind", "machine")
-BADLY = "not measured well"
-WHY_BADLY = (
-    f"{BADLY}: the ends of an interval of latency are more than {MAX_ENDS_RATIO}x apart; measure "
+LEFT_ALIGNED = ("target", "key", "keys", "model", "data", "kind", "machine")
+DISTURBED = "not measured well"
+DISTURBED_NOTE = (
+    f"{DISTURBED}: the ends of an interval of latency are more than {MAX_ENDS_RATIO}x apart; measure "
     "again when the machine is "
     "idle"
 )
-INT8 = (
+INT8_NOTE = (
     "int8: layers and additions that run in integers, as each runtime counts them: OpenVINO "
     "computes an addition within "
     "the convolution before it, and counts them as one"
@@ -41,7 +41,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     more = list(dict.fromkeys(name for row in rows for name in row["more"]))
     differ: list[Column] = [
         (name, itemgetter(name))
-        for name in (*TASK, "machine")
+        for name in (*TASK_COLUMNS, "machine")
         if len({row[name] for row in rows}) > 1
     ]
     return [
@@ -49,7 +49,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         ("seeds" if several else "seed", lambda row: ranges_text(row["seeds"])),
         ("target", lambda row: row["target"]),
         (
-            title(rows[0]["metric_name"])
+            metric_title(rows[0]["metric_name"])
             if len({row["metric_name"] for row in rows}) == 1
             else "metric",
             lambda row: (
@@ -57,7 +57,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
                 + (f" ±{row['spread']:.4f}" if row["spread"] is not None else "")
             ),
         ),
-        *((title(name), partial(said_more, name)) for name in more),
+        *((metric_title(name), partial(score_text, name)) for name in more),
         (
             "vs float",
             lambda row: (
@@ -67,7 +67,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
             ),
         ),
         ("ms", lambda row: number(row["ms"], 3)),
-        ("faster", faster),
+        ("faster", speedup_text),
         ("file", lambda row: size_text(row["size_bytes"])),
         ("smaller", lambda row: f"{row['float_size_bytes'] / row['size_bytes']:.2f}x"),
         ("params", lambda row: count_text(row["params"])),
@@ -77,26 +77,26 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     ]
 
 
-def faster(row: Row) -> str:
+def speedup_text(row: Row) -> str:
     """Return the speedup over the uncompressed network as text, or that it was measured badly, or
     that the two cannot be distinguished.
     """
     if row["ms"] is None:
         return "-"
     if row["disturbed"]:
-        return BADLY
+        return DISTURBED
     return "level" if row["level"] else f"{row['float_ms'] / row['ms']:.2f}x"
 
 
-def said_more(name: str, row: Row) -> str:
+def score_text(name: str, row: Row) -> str:
     """Return a further score of a row as text."""
     return number(row["more"].get(name), 4)
 
 
-def title(name: str) -> str:
+def metric_title(name: str) -> str:
     """Return the name of a score as a column title.
 
-    >>> title("top5")
+    >>> metric_title("top5")
     'top-5'
     """
     return re.sub(r"^top(\d+)$", r"top-\1", name)
@@ -136,15 +136,15 @@ def print_records(records: list[dict[str, Any]], form: str = "table") -> None:
 
 def markdown(rows: list[Row]) -> str:
     """Return rows over seeds as a Markdown table."""
-    shown: list[Column] = [
+    shown_columns: list[Column] = [
         ("recipe", lambda row: code_cell(row["recipe"])),
         *((name, lambda row, text=text: cell(text(row))) for name, text in columns(rows)),
     ]
     return "\n".join(
         [
-            "| " + " | ".join(cell(name) for name, _ in shown) + " |",
-            "|---" * len(shown) + "|",
-            *("| " + " | ".join(text(row) for _, text in shown) + " |" for row in rows),
+            "| " + " | ".join(cell(name) for name, _ in shown_columns) + " |",
+            "|---" * len(shown_columns) + "|",
+            *("| " + " | ".join(text(row) for _, text in shown_columns) + " |" for row in rows),
         ]
     )
 
@@ -172,42 +172,46 @@ def code_cell(text: str) -> str:
 
 def print_table(records: list[dict[str, Any]]) -> None:
     """Print one row for each recipe and target; the numbered recipes are listed above."""
-    each_seed = rows_of(records)
-    rows = over_seeds(each_seed)
+    seed_rows = rows_of(records)
+    rows = over_seeds(seed_rows)
     recipes = list(dict.fromkeys(row["recipe"] for row in rows))
     console = terminal()
-    shown = columns(rows)
+    shown_columns = columns(rows)
     table = Table(box=None, header_style="bold", padding=(0, 1))
-    for name in ("#", *(name for name, _ in shown)):
-        table.add_column(name, justify="left" if name in LEFT else "right", no_wrap=name != "keys")
+    for name in ("#", *(name for name, _ in shown_columns)):
+        table.add_column(
+            name, justify="left" if name in LEFT_ALIGNED else "right", no_wrap=name != "keys"
+        )
     for row in rows:
-        table.add_row(str(recipes.index(row["recipe"]) + 1), *(text(row) for _, text in shown))
+        table.add_row(
+            str(recipes.index(row["recipe"]) + 1), *(text(row) for _, text in shown_columns)
+        )
     for place, recipe in enumerate(recipes, 1):
         console.print(f"{place}  {plain_line(recipe)}", soft_wrap=True)
     print_wide(console, table)
     if records:
-        timed = dict.fromkeys(row["machine"] for row in rows if row["machine"])
-        machines = ", or ".join(timed) or machine_text(records[0]["machine"])
-        said = [
+        machine_names = dict.fromkeys(row["machine"] for row in rows if row["machine"])
+        machines = ", or ".join(machine_names) or machine_text(records[0]["machine"])
+        legend = [
             "metrics in PyTorch on the test data",
             "sizes as packed, since no file was measured (--to names runtimes)",
         ]
         if any(row["ms"] for row in rows):
-            said = [
+            legend = [
                 "metrics of the exported file on the test data",
                 "median latency of one sample",
                 "against the uncompressed network in the same runtime",
             ]
         if any(row["level"] and not row["disturbed"] for row in rows):
-            said.append("level: the intervals of both overlap")
+            legend.append("level: the intervals of both overlap")
         if any(row["disturbed"] for row in rows):
-            said.append(WHY_BADLY)
+            legend.append(DISTURBED_NOTE)
         if len({row["fused"] for row in rows if row["fused"]}) > 1:
-            said.append(INT8)
+            legend.append(INT8_NOTE)
         if any(len(row["seeds"]) > 1 for row in rows):
-            said.insert(0, "means over seeds, ± the standard deviation of one")
-        console.print(f"{'; '.join(said)}. {plain_line(machines)}", soft_wrap=True)
-        for note in drifts(each_seed):
+            legend.insert(0, "means over seeds, ± the standard deviation of one")
+        console.print(f"{'; '.join(legend)}. {plain_line(machines)}", soft_wrap=True)
+        for note in drift_notes(seed_rows):
             console.print(plain_line(note), soft_wrap=True)
         if versions := versions_text(records):
             console.print(plain_line(versions), soft_wrap=True, style="dim")
@@ -244,25 +248,27 @@ def print_wide(console: Console, table: Table) -> None:
 def print_record(record: dict[str, Any], store: Store | None = None) -> None:
     """Print a summary of one record; with its store, also the zeros of a mask in its recipe."""
     task = record["task"]
-    before = record["float"]
+    uncompressed = record["float"]
     lines = [
         f"{record['key']}  {record['recipe'] or 'the network as given'}  seed {record['seed']}",
         f"{task['model']} on {task['data']} ({task['train']} train, {task['valid']} valid, "
         f"{task['test']} test)" + (f", {kind}" if (kind := task.get("kind")) else ""),
     ]
     lines += [
-        f"{split} {name}: {number(value, 4)} (float {number(before['scores'][split].get(name), 4)})"
+        f"{split} {name}: {number(value, 4)} (float {number(uncompressed['scores'][split].get(name), 4)})"
         for split in ("valid", "test")
         for name, value in record["scores"][split].items()
     ]
-    lines += [f"{count}: {record[count]:,} of {before[count]:,}" for count in ("params", "macs")]
+    lines += [
+        f"{count}: {record[count]:,} of {uncompressed[count]:,}" for count in ("params", "macs")
+    ]
     lines += size_lines(record)
     lines += [
         f"gate: {g['name']}: {g['difference']:.3g}, at most {g['tolerance']:g}"
         for g in record["gates"]
     ]
-    made = [record] if store is None else store.chain(record)[::-1]
-    notes = [*task.get("notes", []), *(note for entry in made for note in entry["notes"])]
+    records = [record] if store is None else store.chain(record)[::-1]
+    notes = [*task.get("notes", []), *(note for entry in records for note in entry["notes"])]
     lines += [f"note: {note}" for note in dict.fromkeys(notes)]
     lines += [
         f"note: {target}: {note}"
@@ -275,9 +281,9 @@ def print_record(record: dict[str, Any], store: Store | None = None) -> None:
     print_table([record])
 
 
-def notes_of(found: dict[str, Any]) -> list[str]:
+def notes_of(file: dict[str, Any]) -> list[str]:
     """Return the notes on a measurement; earlier versions did not note that it was disturbed."""
-    return found["notes"] if "notes" in found else [WHY_BADLY] if disturbed(found) else []
+    return file["notes"] if "notes" in file else [DISTURBED_NOTE] if is_disturbed(file) else []
 
 
 def size_lines(record: dict[str, Any]) -> list[str]:
@@ -286,20 +292,20 @@ def size_lines(record: dict[str, Any]) -> list[str]:
 
     Records of earlier versions lack some of them.
     """
-    found = record.get("sizes")
+    sizes = record.get("sizes")
     lines = []
-    if found:
+    if sizes:
         lines.append(
-            f"bytes: {found['theory_bytes']:,} in theory, {found['packed_bytes']:,} packed, "
+            f"bytes: {sizes['theory_bytes']:,} in theory, {sizes['packed_bytes']:,} packed, "
             f"{record['weights_bytes']:,} as PyTorch holds them"
         )
-    for target, held in record["targets"].items():
+    for target, file in record["targets"].items():
         resident, peak = (
-            f"{held[mib]} MiB" if held.get(mib) is not None else "not measured"
+            f"{file[mib]} MiB" if file.get(mib) is not None else "not measured"
             for mib in ("resident_mib", "peak_mib")
         )
         lines.append(
-            f"{target}: {held['size_bytes']:,} bytes in the file, {resident} when running, "
+            f"{target}: {file['size_bytes']:,} bytes in the file, {resident} when running, "
             f"{peak} at most with the runtime"
         )
     return lines

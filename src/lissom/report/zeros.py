@@ -11,7 +11,7 @@ from ..store.checks import Wrong, fields, listing, mapping, number, text, whole
 from ..store.store import Store
 from .terminal import terminal
 
-MASKED = fields(  # the facts of a mask
+MASK_FACTS = fields(  # the facts of a mask
     masked=listing(fields(name=text, weights=whole(), zeros=whole(), sparsity=number())),
     sparsity=fields(layers=number(), network=number()),
     left_whole=(mapping(text), dict),
@@ -29,16 +29,16 @@ def zeros_of(record: dict[str, Any], store: Store) -> dict[str, Any] | None:
     of the network right after the mask.
     """
     entry = record
-    seen = {record["key"]}
+    visited = {record["key"]}
     while "masked" not in entry["facts"]:
         before = entry["before"] or ""
-        earlier = None if before in seen else store.readable(before)
+        earlier = None if before in visited else store.readable(before)
         if earlier is None:
             return None
-        seen.add(before)
+        visited.add(before)
         entry = earlier
     try:
-        facts = MASKED(entry["facts"])
+        facts = MASK_FACTS(entry["facts"])
     except Wrong:
         return None
     return {
@@ -63,13 +63,13 @@ def sentences(step: str, facts: dict[str, Any]) -> list[str]:
     left whole: c: it was not chosen
     """
     rows = sorted(facts["masked"], key=lambda row: row["sparsity"])
-    said = (
+    summary = (
         f"{step}: {facts['sparsity']['layers']:.1%} of the weights of "
         f"{counted(len(rows), 'layer')} are zero, "
         f"{facts['sparsity']['network']:.1%} of all parameters"
     )
     if rows and rows[0]["sparsity"] < rows[-1]["sparsity"]:
-        said += "; " + ", ".join(
+        summary += "; " + ", ".join(
             f"{word} in {row['name']} ({row['sparsity']:.1%})"
             for word, row in (("most", rows[-1]), ("least", rows[0]))
         )
@@ -77,7 +77,7 @@ def sentences(step: str, facts: dict[str, Any]) -> list[str]:
     for layer, why in facts["left_whole"].items():
         reasons.setdefault(why, []).append(layer)
     return [
-        said,
+        summary,
         f"{facts['dense_bytes']:,} bytes as they were, {facts['packed_bytes']:,} packed; latency "
         "does not change, "
         "since no runtime here skips single zeros",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..data.split import spread
+from ..data.split import evenly_spaced
 from ..errors import counted
 from ..language.context import Context
 from ..language.step import Step
@@ -59,7 +59,7 @@ class TaskContext(Context):
 
     def accuracy(self, model: nn.Module, most: int = 1000) -> float | None:
         data = self.known.data
-        answers = network_answers(model, data, spread(data.valid, most), self.device)
+        answers = network_answers(model, data, evenly_spaced(data.valid, most), self.device)
         metrics = scored(self.known, answers)
         return next(iter(metrics.values()), None)
 

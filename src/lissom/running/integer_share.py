@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ..exporting.onnx.names import layers_in
+from ..exporting.onnx.names import layer_lookup
 from ..exporting.onnx.operands import products_in
 from ..language.target import Fused, Target
 from ..surgery.count import layer_macs
@@ -37,7 +37,7 @@ def share_in_integers(model: nn.Module, example: Any, fused: Fused, path: Path) 
     """Return the share of all multiply-adds that run in integers in a file. Products of two
     activations, as in attention, count as well.
     """
-    named = layers_in(path)
+    named = layer_lookup(path)
     # without the reasons in parentheses; the last layer may appear under the name of the output
     rest = [name.partition(" (")[0] for name in fused.rest]
     floats = Counter(named(name, "") for name in rest)

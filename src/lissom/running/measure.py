@@ -12,12 +12,12 @@ from torch import nn
 
 from ..bench.inputs import Input
 from ..bench.inputs import images as images_of
-from ..bench.intervals import disturbed
+from ..bench.intervals import is_disturbed
 from ..bench.latency import latencies
 from ..bench.machine import machine, machine_text, measured_on
-from ..bench.process import loaded
+from ..bench.process import file_process
 from ..data.inputs import example_in
-from ..data.split import spread
+from ..data.split import evenly_spaced
 from ..errors import LissomError, silent
 from ..language.target import Images, Target
 from ..learning.evaluate import (
@@ -234,7 +234,7 @@ def is_measured(found: dict[str, Any] | None, settings: dict[str, Any]) -> bool:
     return (
         found is not None
         and all(found.get(k) == v for k, v in settings.items())
-        and not disturbed(found)
+        and not is_disturbed(found)
         and Path(found["artefact"]).is_file()
     )
 
@@ -262,7 +262,7 @@ def measure_file(
     quantized = rounded is not None or target.rounds()
     difference = OutputDifference(MAX_INTEGER_ERROR if quantized else MAX_OTHER_ROWS)
     form = run_on_copied_inputs(model, task.data.example())
-    with loaded(str(target), path, inputs, threads=threads) as process:
+    with file_process(str(target), path, inputs, threads=threads) as process:
         found = file_answers(process.run, task, task.data.test, bake, form)
         for (outputs, targets), (wanted, _) in zip(found, simulated, strict=True):
             tally.add(outputs, targets)
@@ -310,7 +310,7 @@ def from_float(
     """Return how far the outputs of a file, and of its simulation, are from those of the network
     without rounding, on a few test samples.
     """
-    few = spread(task.data.test, FLOAT_CHECK_SAMPLES)
+    few = evenly_spaced(task.data.test, FLOAT_CHECK_SAMPLES)
     answered, _ = join_batches(file_answers(run, task, few, bake, form))
     simulated, _ = network_outputs(model, task.data, few)
     with rounding_only(model, []):

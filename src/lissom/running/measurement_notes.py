@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..bench.intervals import disturbed
+from ..bench.intervals import is_disturbed
 from ..bench.machine import measured_on
 
 
@@ -26,7 +26,7 @@ def medians(record: dict[str, Any], target: str, machine: str) -> dict[str, floa
     return {
         name: found["latency_ms"]["median"]
         for name, found in record["targets"].items()
-        if name != target and not disturbed(found) and measured_on(record, found) == machine
+        if name != target and not is_disturbed(found) and measured_on(record, found) == machine
     }
 
 
@@ -42,7 +42,7 @@ def measurement_notes(
     notes = []
     if agreement is not None and agreement < 0.995:
         notes.append(f"it and PyTorch agree on {agreement:.2%} of the test images")
-    if disturbed(measurement):
+    if is_disturbed(measurement):
         notes.append(
             f"not measured well, the machine was busy: {latency['low']:.3g} to {latency['high']:.3g} ms, "
             f"the uncompressed network {float_latency['low']:.3g} to {float_latency['high']:.3g}; "
@@ -50,7 +50,7 @@ def measurement_notes(
         )
     if (share := measurement.get("macs_in_integers")) is not None and share < 0.5:
         notes.append(f"only {share:.0%} of the multiply-adds run in integers")
-    if not disturbed(measurement) and latency["low"] > float_latency["high"]:
+    if not is_disturbed(measurement) and latency["low"] > float_latency["high"]:
         floats = (
             f"; not in integers: {', '.join(measurement['not_fused'][:5])}"
             if measurement["not_fused"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..bench.inputs import Input
-from ..bench.process import loaded
+from ..bench.process import file_process
 from ..errors import LissomError
 from ..language.target import Target
 from ..surgery.quantization.bits import saturates
@@ -82,7 +82,7 @@ def prove(
     arrays = [t.contiguous().numpy() for t in tensors_in(inputs)]
     shown = [Input.like(array) for array in arrays]
     try:
-        with loaded(str(target), path, shown) as process:
+        with file_process(str(target), path, shown) as process:
             outputs = [torch.from_numpy(array) for array in process.run(arrays)]
             alone = one_by_one(process.run, arrays)
     except LissomError as error:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..data.data import Data
-from ..data.split import CPU, Split, spread
+from ..data.split import CPU, Split, evenly_spaced
 from ..language.kind import Kind
 from ..learning.evaluate import join_batches, network_answers
 from ..store.pictures import (
@@ -61,7 +61,7 @@ class MemorySplit:
 
 def samples_of(data: Data) -> MemorySplit:
     """Return a few evenly spread test samples, the same at every call."""
-    split: Split = spread(data.test, MOST_SAMPLES)
+    split: Split = evenly_spaced(data.test, MOST_SAMPLES)
     return MemorySplit(*next(split.batches(MOST_SAMPLES, CPU)))
 
 

@@ -64,18 +64,18 @@ class Executorch(Target):
         from ..exporting.decompose import export_decomposing_by_operator
         from ..exporting.example_inputs import float_samples
         from ..exporting.floats import round_in_floats
-        from ..exporting.xnnpack import in_integers
+        from ..exporting.xnnpack import prepare_integer_convolutions
         from ..surgery.layers import bake_transforms
         from ..surgery.quantization.network import QuantizedNetwork
 
         samples = float_samples(self, model, shape, example)
         model = copy.deepcopy(model).cpu().float().eval()
         for layer in list(model.modules()):
-            if isinstance(layer, QuantizedNetwork) and not in_integers(layer):
+            if isinstance(layer, QuantizedNetwork) and not prepare_integer_convolutions(layer):
                 round_in_floats(layer, always=True)
         bake_transforms(model)
         try:
-            with hushed(), torch.no_grad():
+            with without_log_lines(), torch.no_grad():
                 program = export_decomposing_by_operator(lambda: program_of(model, samples))
         except Exception as error:  # the passes of ExecuTorch raise errors of any type
             raise LissomError(
@@ -86,7 +86,7 @@ class Executorch(Target):
     def load(self, path: Path, threads: int) -> Run:
         import torch
 
-        with hushed():
+        with without_log_lines():
             from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
             from executorch.runtime import Runtime
 
@@ -113,13 +113,13 @@ def program_of(model: nn.Module, samples: Any) -> bytes:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    from ..exporting.xnnpack import read_as_floats
+    from ..exporting.xnnpack import convolutions_read_as_floats
 
     batch = torch.export.Dim("batch", max=MAX_BATCH)
     program = torch.export.export(model, (samples,), dynamic_shapes=({0: batch},))
-    if floats := read_as_floats(program):
-        for name in floats:
-            model.get_submodule(name).in_floats()  # type: ignore[operator]
+    if float_layers := convolutions_read_as_floats(program):
+        for name in float_layers:
+            model.get_submodule(name).make_float()  # type: ignore[operator]
         program = torch.export.export(model, (samples,), dynamic_shapes=({0: batch},))
     buffer: bytes = (
         to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
@@ -130,7 +130,7 @@ def program_of(model: nn.Module, samples: Any) -> bytes:
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
+def without_log_lines() -> Iterator[None]:
     """Keep the converter's warnings and log lines off the terminal."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

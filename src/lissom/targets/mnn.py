@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import LissomError
-from ..exporting.onnx.names import layer_named
+from ..exporting.onnx.names import layer_of_node
 from ..language.method import arg
 from ..language.target import WARM_UP_RUNS, Images, Run, Target, middle, one_or_all
 from ..system.scratch import temporary
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from ..trees import Tree
 
-INSTEAD = {"kl": "admm", "admm": "kl", "ema": "kl"}
-ORDER = "order.json"  # the settings of the quantizer
+OTHER_METHOD = {"kl": "admm", "admm": "kl", "ema": "kl"}
+SETTINGS_FILE = "order.json"  # the settings of the quantizer
 # root mean square of the difference over that of the outputs; rounding never causes so much
 MAX_ROUNDING_ERROR = 0.5
 
@@ -125,10 +125,10 @@ class Mnn(Target):
         import torch
 
         from ..exporting.example_inputs import float_samples
-        from ..exporting.isolated import child, output_shape, run_isolated, smoke_test
-        from ..exporting.onnx.capped import relu_by_max
+        from ..exporting.isolated import child_command, output_shape, run_isolated, smoke_test
         from ..exporting.onnx.export import export_onnx
         from ..exporting.onnx.pooling import pool_by_window
+        from ..exporting.onnx.relu_as_max import write_relu_as_max
 
         shape = tuple(float_samples(self, model, shape, example).shape[1:])
         if self.activations and images is None:
@@ -142,8 +142,8 @@ class Mnn(Target):
             converted = folder / "model.mnn"
             export_onnx(model, source, shape, {}, in_integers=False, example=example)
             proto = onnx.load(str(source))
-            names = self.left_float(proto)
-            words: list[str | Path] = [
+            skipped = self.float_operations(proto)
+            arguments: list[str | Path] = [
                 "-f",
                 "ONNX",
                 "--modelFile",
@@ -156,15 +156,19 @@ class Mnn(Target):
             if self.activations:
                 pool_by_window(proto)
                 if self.activations == "ema":
-                    relu_by_max(proto)
+                    write_relu_as_max(proto)
                 onnx.save(proto, str(source))
                 # in any other layout admm writes beyond the memory of the input
-                words.append("--keepInputFormat=0")
+                arguments.append("--keepInputFormat=0")
             elif self.bits:
-                words += ["--weightQuantBits", str(self.bits)]
+                arguments += ["--weightQuantBits", str(self.bits)]
             hint = "onnxruntime may run this network"
             run_isolated(
-                child("mnnconvert", *words), folder, converted, f"{self}: MNN's converter", hint
+                child_command("mnnconvert", *arguments),
+                folder,
+                converted,
+                where=f"{self}: MNN's converter",
+                hint=hint,
             )
             outputs = output_shape(model, shape)
             smoke_test(
@@ -172,20 +176,20 @@ class Mnn(Target):
                 converted,
                 shape,
                 outputs,
-                f"{self}: MNN, running the converted file,",
-                hint,
+                where=f"{self}: MNN, running the converted file,",
+                hint=hint,
             )
             if self.activations and images is not None:
-                shown = torch.cat(list(images(self.samples))).cpu()
-                converted = self.quantized(
-                    folder, converted, shown, shape, outputs, facts | {"skip": names}
+                samples = torch.cat(list(images(self.samples))).cpu()
+                converted = self.quantize_file(
+                    folder, converted, samples, shape, outputs, facts | {"skip": skipped}
                 )
-                order = json.loads((folder / ORDER).read_text(encoding="utf-8"))
-                told = json.dumps(order | {"path": "images/"}, indent=1)
-                path.with_suffix(".quantizer.json").write_text(told, encoding="utf-8")
+                settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+                settings_text = json.dumps(settings | {"path": "images/"}, indent=1)
+                path.with_suffix(".quantizer.json").write_text(settings_text, encoding="utf-8")
             shutil.copyfile(converted, path)
 
-    def left_float(self, proto: Any) -> list[str]:
+    def float_operations(self, proto: Any) -> list[str]:
         """Return MNN's names for the operations of the layers that `keep` leaves float."""
         from ..surgery.names import matching
 
@@ -195,16 +199,18 @@ class Mnn(Target):
             if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")
         ]
         layers = matching(
-            {layer_named(node.name): None for node in nodes}, self.keep, f"{self}: keep"
+            {layer_of_node(node.name): None for node in nodes}, self.keep, f"{self}: keep"
         )
-        chosen = [node for node in nodes if layer_named(node.name) in layers]
-        words = chain.from_iterable(dict.fromkeys((node.name, *node.output)) for node in chosen)
-        return list(chain.from_iterable((word, f"{word}__matmul_converted") for word in words))
+        float_nodes = [node for node in nodes if layer_of_node(node.name) in layers]
+        names = chain.from_iterable(
+            dict.fromkeys((node.name, *node.output)) for node in float_nodes
+        )
+        return list(chain.from_iterable((name, f"{name}__matmul_converted") for name in names))
 
-    def quantized(
+    def quantize_file(
         self,
         folder: Path,
-        whole: Path,
+        float_file: Path,
         images: Tensor,
         shape: tuple[int, ...],
         outputs: tuple[int, ...],
@@ -212,45 +218,55 @@ class Mnn(Target):
     ) -> Path:
         """Quantize a float file with MNN's quantizer and return the path of the integer file.
 
-        `facts` holds the facts about the images that `calibration` needs, and as `skip` the
+        `facts` holds what `write_calibration_images` needs to know of the images, and as `skip` the
         operations to leave float. Raises LissomError if the outputs differ too much from the float
         file's.
         """
         import numpy as np
 
-        from ..exporting.isolated import child, run_isolated, smoke_test
+        from ..exporting.isolated import child_command, run_isolated, smoke_test
 
         integers = folder / "integer.mnn"
-        order = folder / ORDER
+        settings_file = folder / SETTINGS_FILE
         method = {
             "feature_quantize_method": str(self.activations).upper(),
             "weight_quantize_method": self.weights.upper(),
             **({"skip_quant_op_names": facts["skip"]} if facts.get("skip") else {}),
         }
-        order.write_text(
-            json.dumps(calibration(folder / "images", images, shape, facts) | method),
+        settings_file.write_text(
+            json.dumps(write_calibration_images(folder / "images", images, shape, facts) | method),
             encoding="utf-8",
         )
-        hint = f'activations="{INSTEAD[str(self.activations)]}" may work, and mnn(8) needs no quantizer'
+        hint = f'activations="{OTHER_METHOD[str(self.activations)]}" may work, and mnn(8) needs no quantizer'
         run_isolated(
-            child("mnnquant", whole, integers, order),
+            child_command("mnnquant", float_file, integers, settings_file),
             folder,
             integers,
-            f"{self}: MNN's quantizer",
-            hint,
+            where=f"{self}: MNN's quantizer",
+            hint=hint,
         )
         smoke_test(
-            str(self), integers, shape, outputs, f"{self}: MNN, running the quantized file,", hint
+            str(self),
+            integers,
+            shape,
+            outputs,
+            where=f"{self}: MNN, running the quantized file,",
+            hint=hint,
         )
         inputs = np.ascontiguousarray(images[:16].float().numpy())
-        wanted, answers = (self.load(file, 1)(inputs) for file in (whole, integers))
-        off = float(
-            np.sqrt(np.square(answers - wanted).mean() / max(np.square(wanted).mean(), 1e-12))
+        expected, outputs_of_integers = (
+            self.load(file, 1)(inputs) for file in (float_file, integers)
         )
-        if not off <= MAX_ROUNDING_ERROR:
+        error = float(
+            np.sqrt(
+                np.square(outputs_of_integers - expected).mean()
+                / max(np.square(expected).mean(), 1e-12)
+            )
+        )
+        if not error <= MAX_ROUNDING_ERROR:
             raise LissomError(
                 f"{self}: the file of MNN's quantizer answers unlike the network: outputs differ "
-                f"by {off:.2g} "
+                f"by {error:.2g} "
                 f"of their size on the images that it was shown; {hint}"
             )
         return integers
@@ -258,7 +274,7 @@ class Mnn(Target):
     def load(self, path: Path, threads: int) -> Run:
         import numpy as np
 
-        with hushed():
+        with without_standard_output():
             import MNN.expr as express
             import MNN.nn
 
@@ -270,8 +286,8 @@ class Mnn(Target):
 
         def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
             (images,) = inputs
-            given = express.const(images, list(images.shape), express.NCHW, express.float)
-            outputs = express.convert(network.forward([given])[0], express.NCHW)
+            values = express.const(images, list(images.shape), express.NCHW, express.float)
+            outputs = express.convert(network.forward([values])[0], express.NCHW)
             return [np.array(outputs.read())]  # a copy, since the memory belongs to `outputs`
 
         return one_or_all(run)
@@ -279,16 +295,16 @@ class Mnn(Target):
     def profile(
         self, path: Path, inputs: Sequence[np.ndarray], threads: int, times: int
     ) -> list[tuple[str, float]]:
-        with hushed():
+        with without_standard_output():
             import MNN
 
             network = MNN.Interpreter(str(path))
             session = network.createSession(
                 {"backend": "CPU", "numThread": threads, "precision": "normal"}
             )
-            given = network.getSessionInput(session)
+            network_input = network.getSessionInput(session)
             (images,) = inputs
-            network.resizeTensor(given, images.shape)
+            network.resizeTensor(network_input, images.shape)
             network.resizeSession(session)
         values = MNN.Tensor(
             images.shape,
@@ -296,17 +312,19 @@ class Mnn(Target):
             images.ravel().tolist(),
             MNN.Tensor_DimensionType_Caffe,
         )
-        given.copyFrom(values)
+        network_input.copyFrom(values)
         runs: list[list[tuple[str, float]]] = []
-        begun = 0.0
+        started_s = 0.0
 
         def begin(*_: Any) -> bool:
-            nonlocal begun
-            begun = time.perf_counter()
+            nonlocal started_s
+            started_s = time.perf_counter()
             return True
 
-        def end(_: Any, what: Any) -> bool:
-            runs[-1].append((layer_named(what.getName()), 1000 * (time.perf_counter() - begun)))
+        def end(_: Any, operation: Any) -> bool:
+            runs[-1].append(
+                (layer_of_node(operation.getName()), 1000 * (time.perf_counter() - started_s))
+            )
             return True
 
         for _ in range(WARM_UP_RUNS + times):
@@ -316,23 +334,23 @@ class Mnn(Target):
 
 
 @contextlib.contextmanager
-def hushed() -> Iterator[None]:
+def without_standard_output() -> Iterator[None]:
     """Keep output that a library writes to standard output past Python off the terminal, such as
     the CPU features that MNN prints when it is imported.
     """
     sys.stdout.flush()
     stdout = os.dup(1)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
     try:
         yield
     finally:
         os.dup2(stdout, 1)
         os.close(stdout)
-        os.close(nowhere)
+        os.close(null)
 
 
-def calibration(
+def write_calibration_images(
     folder: Path, images: Tensor, shape: tuple[int, ...], facts: dict[str, Any]
 ) -> dict[str, Any]:
     """Write preprocessed images as PNG files and return the settings with which MNN's quantizer
@@ -344,24 +362,24 @@ def calibration(
     import torch
     from PIL import Image
 
-    seen = images.double()
-    if len(shape) != 3 or shape[0] not in (1, 3) or tuple(seen.shape[1:]) != shape:
+    values = images.double()
+    if len(shape) != 3 or shape[0] not in (1, 3) or tuple(values.shape[1:]) != shape:
         raise LissomError(
-            f"mnn: inputs of shape {tuple(seen.shape[1:])} for a network that takes {shape} were "
+            f"mnn: inputs of shape {tuple(values.shape[1:])} for a network that takes {shape} were "
             "given; MNN's "
             "quantizer reads images of 1 or 3 channels"
         )
-    low = seen.amin((0, 2, 3))
-    step = ((seen.amax((0, 2, 3)) - low) / 255).clamp_min(1e-12)
+    low = values.amin((0, 2, 3))
+    step = ((values.amax((0, 2, 3)) - low) / 255).clamp_min(1e-12)
     if facts.get("baked") == "true":
         low = torch.zeros(shape[0])
         step = torch.ones(shape[0])
     elif "mean" in facts and "std" in facts:
-        mean, std = (torch.tensor(facts[word], dtype=torch.float64) for word in ("mean", "std"))
+        mean, std = (torch.tensor(facts[name], dtype=torch.float64) for name in ("mean", "std"))
         low = -mean / std
         step = 1 / (255 * std)
     pixels = (
-        ((seen - low.view(-1, 1, 1)) / step.view(-1, 1, 1)).round().clamp(0, 255).to(torch.uint8)
+        ((values - low.view(-1, 1, 1)) / step.view(-1, 1, 1)).round().clamp(0, 255).to(torch.uint8)
     )
     folder.mkdir()
     for k, image in enumerate(pixels.numpy()):

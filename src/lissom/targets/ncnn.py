@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from ..trees import Tree
 
-PARTS = ("model.param", "model.bin")
-HALVES = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic")
+FILES = ("model.param", "model.bin")
+FP16_OPTIONS = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic")
 
 
 @dataclass(frozen=True)
@@ -99,21 +99,21 @@ class Ncnn(Target):
                 ],
                 folder,
                 folder / "model.ncnn.bin",
-                f"{self}: pnnx, the converter,",
-                "onnxruntime may run this network",
+                where=f"{self}: pnnx, the converter,",
+                hint="onnxruntime may run this network",
             )
             with zipfile.ZipFile(zipped, "w") as pack:
-                for part in PARTS:  # a fixed date makes equal networks equal files
+                for file in FILES:  # a fixed date makes equal networks equal files
                     pack.writestr(
-                        zipfile.ZipInfo(part), (folder / part.replace(".", ".ncnn.")).read_bytes()
+                        zipfile.ZipInfo(file), (folder / file.replace(".", ".ncnn.")).read_bytes()
                     )
             smoke_test(
                 str(self),
                 zipped,
                 shape,
                 output_shape(model, shape),
-                f"{self}: ncnn, running the converted file,",
-                "onnxruntime may run this network",
+                where=f"{self}: ncnn, running the converted file,",
+                hint="onnxruntime may run this network",
             )
             path.write_bytes(zipped.read_bytes())
 
@@ -123,11 +123,11 @@ class Ncnn(Target):
 
         network = ncnn.Net()
         network.opt.num_threads = threads
-        for word in HALVES:
-            setattr(network.opt, word, self.precision == "f16")
+        for option in FP16_OPTIONS:
+            setattr(network.opt, option, self.precision == "f16")
         with temporary() as folder, zipfile.ZipFile(path) as pack:
-            pack.extractall(folder, PARTS)
-            graph, weights = (str(Path(folder) / part) for part in PARTS)
+            pack.extractall(folder, FILES)
+            graph, weights = (str(Path(folder) / file) for file in FILES)
             if network.load_param(graph) or network.load_model(weights):
                 raise LissomError(
                     f"{self}: ncnn cannot load {path.name}; it may hold an "
@@ -136,7 +136,7 @@ class Ncnn(Target):
         first = network.input_names()[0]
         last = network.output_names()[0]
 
-        def one(image: np.ndarray) -> np.ndarray:
+        def run_one(image: np.ndarray) -> np.ndarray:
             runner = network.create_extractor()
             # an aligned copy, since a layer may overwrite it
             runner.input(first, ncnn.Mat(np.ascontiguousarray(image)).clone())
@@ -150,6 +150,6 @@ class Ncnn(Target):
 
         def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
             (images,) = inputs
-            return [np.stack([one(image) for image in images])]
+            return [np.stack([run_one(image) for image in images])]
 
         return one_or_all(run)

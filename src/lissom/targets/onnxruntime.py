@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import LissomError
+from ..exporting.float_reasons import RECURRENT
 from ..exporting.onnx import container
-from ..exporting.onnx.names import layers_in
-from ..exporting.reasons import RECURRENT
+from ..exporting.onnx.names import layer_lookup
 from ..importing.packed import ENDING, is_packed, read
 from ..language.method import arg
 from ..language.target import WARM_UP_RUNS, Fused, Images, Run, Target, middle, one_or_all
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ..trees import Tree
 
-INTEGER = {
+INTEGER_KINDS = {
     "QLinearConv",
     "QGemm",
     "QLinearMatMul",
@@ -34,7 +34,7 @@ INTEGER = {
     "MatMulIntegerToFloat",
     "DynamicQuantizeMatMul",
 }
-FLOAT = {
+FLOAT_KINDS = {
     "Conv",
     "FusedConv",
     "Gemm",
@@ -59,7 +59,7 @@ def adapt(proto: Any) -> None:
     """
     from ..exporting.onnx.activations import round_sigmoids
     from ..exporting.onnx.float_layers import keep_float_layers
-    from ..exporting.onnx.unshared import unshare_transposes
+    from ..exporting.onnx.unshare import unshare_transposes
 
     keep_float_layers(proto)
     unshare_transposes(proto)
@@ -113,14 +113,14 @@ class Onnxruntime(Target):
         import onnxruntime
 
         wanted = PROVIDERS[self.provider][0]
-        there = onnxruntime.get_available_providers()
+        available = onnxruntime.get_available_providers()
         return (
             None
-            if wanted in there
+            if wanted in available
             else (
                 f"this ONNX Runtime has no {wanted}: pip install "
                 "onnxruntime-gpu; it has "
-                f"{', '.join(there)}"
+                f"{', '.join(available)}"
             )
         )
 
@@ -154,7 +154,7 @@ class Onnxruntime(Target):
         return self.packed
 
     def load(self, path: Path, threads: int) -> Run:
-        session = _session(path, threads, self.provider)
+        session = create_session(path, threads, self.provider)
         names = [part.name for part in session.get_inputs()]
 
         def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
@@ -167,9 +167,9 @@ class Onnxruntime(Target):
         self, path: Path, inputs: Sequence[np.ndarray], threads: int, times: int
     ) -> list[tuple[str, float]]:
         with temporary() as folder:
-            session = _session(path, threads, self.provider, profile=Path(folder) / "profile")
+            session = create_session(path, threads, self.provider, profile=Path(folder) / "profile")
             names = [part.name for part in session.get_inputs()]
-            layer = layers_in(path)
+            layer = layer_lookup(path)
             runs: list[list[tuple[str, float]]] = [[]]
             for _ in range(WARM_UP_RUNS + times):
                 session.run(None, dict(zip(names, inputs, strict=True)))
@@ -185,31 +185,36 @@ class Onnxruntime(Target):
         """Count integer operations in the optimised graph that ONNX Runtime runs and can save."""
         import onnx
 
-        from ..exporting.onnx.activations import wires
-        from ..exporting.reasons import in_onnx, named
+        from ..exporting.float_reasons import why_float_in_onnxruntime, with_reason
+        from ..exporting.onnx.graph import makers_and_users
 
         with temporary() as folder:
             optimised = Path(folder) / "optimised.onnx"
-            _session(path, 1, self.provider, optimised)
+            create_session(path, 1, self.provider, optimised)
             graph = onnx.load(str(optimised)).graph
         constants = {tensor.name for tensor in graph.initializer}
         biases = constants | {
-            n.output[0]
-            for n in graph.node
-            if n.op_type == "DequantizeLinear" and n.input[0] in constants
+            node.output[0]
+            for node in graph.node
+            if node.op_type == "DequantizeLinear" and node.input[0] in constants
         }
-        done = [n for n in graph.node if n.op_type in INTEGER]
-        makers, users = wires(graph)
-        rest = [
-            named(n.name or n.output[0], in_onnx(n, makers, users, constants))
-            for n in graph.node
-            if n.op_type in FLOAT
-            and not (n.op_type == "Add" and any(name in biases for name in n.input))
+        integer_nodes = [node for node in graph.node if node.op_type in INTEGER_KINDS]
+        makers, users = makers_and_users(graph)
+        float_operations = [
+            with_reason(
+                node.name or node.output[0],
+                why_float_in_onnxruntime(node, makers, users, constants),
+            )
+            for node in graph.node
+            if node.op_type in FLOAT_KINDS
+            and not (node.op_type == "Add" and any(name in biases for name in node.input))
         ]
-        return Fused(len(done), len(done) + len(rest), tuple(rest))
+        return Fused(
+            len(integer_nodes), len(integer_nodes) + len(float_operations), tuple(float_operations)
+        )
 
 
-def _session(
+def create_session(
     path: Path,
     threads: int,
     provider: str = "cpu",
@@ -229,21 +234,21 @@ def _session(
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     if not is_packed(path):
-        return on_provider(
+        return check_provider(
             ort.InferenceSession(str(path), options, providers=list(PROVIDERS[provider])), provider
         )
-    whole = read(path)
+    data = read(path)
     try:
-        session = ort.InferenceSession(whole, options, providers=list(PROVIDERS[provider]))
+        session = ort.InferenceSession(data, options, providers=list(PROVIDERS[provider]))
     except Exception as error:
         # ONNX Runtime's own errors do not name the file, since it gets only bytes
         raise LissomError(
             f"onnxruntime: {path} cannot be run ({str(error).splitlines()[0]})"
         ) from None
-    return on_provider(session, provider)
+    return check_provider(session, provider)
 
 
-def on_provider(session: Any, provider: str) -> Any:
+def check_provider(session: Any, provider: str) -> Any:
     """Return a session. Raises LissomError if it does not run on `provider`: ONNX Runtime silently
     falls back to the CPU.
     """

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ..exporting.onnx.names import layers_in
+from ..exporting.onnx.names import layer_lookup
 from ..language.method import arg
 from ..language.target import WARM_UP_RUNS, Fused, Images, Run, Target, middle, one_or_all
 from ..system.scratch import temporary
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..trees import Tree
 
-LAYERS = {
+LAYER_KINDS = {
     "Convolution",
     "BinaryConvolution",
     "FullyConnected",
@@ -34,16 +34,16 @@ LAYERS = {
 def adapt(proto: Any) -> None:
     """Rewrite an ONNX model so that OpenVINO computes most of it in integers, in place."""
     from ..exporting.onnx.activations import join_activations
-    from ..exporting.onnx.concatenated import guard_concatenations
-    from ..exporting.onnx.expanded import spread_by_adding
+    from ..exporting.onnx.batch_expansion import expand_by_adding_zeros
+    from ..exporting.onnx.concatenation_guard import guard_concatenations
     from ..exporting.onnx.operands import sign_operands
-    from ..exporting.onnx.unshared import unshare_steps
+    from ..exporting.onnx.unshare import unshare_scales
 
     join_activations(proto)
     sign_operands(proto)
     guard_concatenations(proto)
-    spread_by_adding(proto)
-    unshare_steps(proto)
+    expand_by_adding_zeros(proto)
+    unshare_scales(proto)
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,13 @@ class Openvino(Target):
         if not own_format:
             export_onnx(model, path, shape, facts, adapt=adapt, example=example)
             return
-        from ..exporting.openvino_ir import packed
+        from ..exporting.openvino_ir import convert_to_ir
 
         with temporary() as folder:
             export_onnx(
                 model, Path(folder) / "model.onnx", shape, facts, adapt=adapt, example=example
             )
-            packed(Path(folder) / "model.onnx", path)
+            convert_to_ir(Path(folder) / "model.onnx", path)
 
     def file(self, few: bool, acts: bool) -> str:
         return (
@@ -124,34 +124,34 @@ class Openvino(Target):
         return True
 
     def load(self, path: Path, threads: int) -> Run:
-        from ..exporting.openvino_ir import one_bit, read
+        from ..exporting.openvino_ir import has_binary_convolutions, read_model
 
-        model = read(path)
-        compiled = dict[tuple[int, ...], Any]()
-        fixed = one_bit(model)
+        model = read_model(path)
+        compiled_models = dict[tuple[int, ...], Any]()
+        needs_fixed_shape = has_binary_convolutions(model)
 
         def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
-            shape = inputs[0].shape if fixed else ()  # single bits need fixed shapes
-            if shape not in compiled:
-                if fixed:
+            shape = inputs[0].shape if needs_fixed_shape else ()  # single bits need fixed shapes
+            if shape not in compiled_models:
+                if needs_fixed_shape:
                     model.reshape(list(shape))
-                compiled[shape] = self.compiled(model, threads)
-            answers = compiled[shape](inputs)
+                compiled_models[shape] = self.compile_model(model, threads)
+            outputs = compiled_models[shape](inputs)
             # OpenVINO writes the next output into the same memory
-            return [answers[k].copy() for k in range(len(answers))]
+            return [outputs[index].copy() for index in range(len(outputs))]
 
         return one_or_all(run)
 
     def profile(
         self, path: Path, inputs: Sequence[np.ndarray], threads: int, times: int
     ) -> list[tuple[str, float]]:
-        from ..exporting.openvino_ir import one_bit, read
+        from ..exporting.openvino_ir import has_binary_convolutions, read_model
 
-        model = read(path)
-        if one_bit(model):
+        model = read_model(path)
+        if has_binary_convolutions(model):
             model.reshape(list(inputs[0].shape))
-        request = self.compiled(model, threads, {"PERF_COUNT": True}).create_infer_request()
-        layer = layers_in(path)
+        request = self.compile_model(model, threads, {"PERF_COUNT": True}).create_infer_request()
+        layer = layer_lookup(path)
         runs = []
         for _ in range(WARM_UP_RUNS + times):
             request.infer(list(inputs))
@@ -166,40 +166,45 @@ class Openvino(Target):
 
     def fused(self, path: Path) -> Fused | None:
         """Count by the precision that the CPU plugin chose for each operation."""
-        from ..exporting.openvino_ir import one_bit, read
-        from ..exporting.reasons import in_openvino, named
+        from ..exporting.float_reasons import why_float_in_openvino, with_reason
+        from ..exporting.openvino_ir import has_binary_convolutions, read_model
 
-        model = read(path)
-        done = 0
-        single = 0
-        rest = list[str]()
-        if one_bit(model):
+        model = read_model(path)
+        integer_count = 0
+        one_bit_count = 0
+        float_operations = list[str]()
+        if has_binary_convolutions(model):
             model.reshape(
                 [1, *(d.get_length() for d in list(model.input(0).get_partial_shape())[1:])]
             )
-        reasons = in_openvino(model)
-        for op in self.compiled(model, 1).get_runtime_model().get_ordered_ops():
+        reasons = why_float_in_openvino(model)
+        for op in self.compile_model(model, 1).get_runtime_model().get_ordered_ops():
             facts = op.get_rt_info()
             kind = str(facts["layerType"].astype(str))
             precision = str(facts["runtimePrecision"].astype(str))
-            if kind not in LAYERS and not (
+            if kind not in LAYER_KINDS and not (
                 kind == "Eltwise" and "add" in op.get_friendly_name().split("/")[-1].lower()
             ):
                 continue
             if precision in ("u8", "i8", "u1"):
-                done += 1
-                single += precision == "u1"
-            elif kind in LAYERS or op.get_input_size() == 2:
-                of = str(facts["originalLayersNames"].astype(str)).split(",")
-                rest.append(
-                    named(
+                integer_count += 1
+                one_bit_count += precision == "u1"
+            elif kind in LAYER_KINDS or op.get_input_size() == 2:
+                layer_names = str(facts["originalLayersNames"].astype(str)).split(",")
+                float_operations.append(
+                    with_reason(
                         op.get_friendly_name(),
-                        next((reasons[name] for name in of if name in reasons), None),
+                        next((reasons[name] for name in layer_names if name in reasons), None),
                     )
                 )
-        return Fused(done, done + len(rest), tuple(rest), single)
+        return Fused(
+            integer_count,
+            integer_count + len(float_operations),
+            tuple(float_operations),
+            one_bit_count,
+        )
 
-    def compiled(self, model: Any, threads: int, more: Mapping[str, Any] | None = None) -> Any:
+    def compile_model(self, model: Any, threads: int, more: Mapping[str, Any] | None = None) -> Any:
         """Return a model compiled for the CPU with this target's settings and `more` settings."""
         import openvino as ov
         from openvino.passes import ConstantFolding, Manager

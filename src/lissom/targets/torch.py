@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import LissomError, cause_of
-from ..exporting.released import released
+from ..exporting.exporter_memory import forget_exported_networks
 from ..language.method import arg
 from ..language.target import Images, Run, Target, one_or_all
 
@@ -73,7 +73,7 @@ class Torch(Target):
         bake_but_cast(model)
         text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
         try:
-            with warnings.catch_warnings(), torch.no_grad(), released():
+            with warnings.catch_warnings(), torch.no_grad(), forget_exported_networks():
                 warnings.simplefilter("ignore")
                 program = torch.export.export(
                     model, inputs.arguments, dynamic_shapes=inputs.shapes(torch.export.Dim("batch"))
@@ -96,7 +96,7 @@ class Torch(Target):
             program = torch.export.load(path)
             network = program.module()
         # with several inputs or outputs the program takes a tuple, see exporting/example_inputs.py
-        several = isinstance(program.example_inputs[0][0], (tuple, list))
+        takes_tuple = isinstance(program.example_inputs[0][0], (tuple, list))
         if self.compile:
             from torch._inductor import config
 
@@ -106,7 +106,7 @@ class Torch(Target):
         def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
             tensors = tuple(map(torch.from_numpy, inputs))
             with torch.no_grad():
-                outputs = network(tensors if several else tensors[0])
-            return [part.numpy() for part in (outputs if several else (outputs,))]
+                outputs = network(tensors if takes_tuple else tensors[0])
+            return [part.numpy() for part in (outputs if takes_tuple else (outputs,))]
 
         return one_or_all(run)

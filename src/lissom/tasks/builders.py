@@ -123,7 +123,7 @@ def torchvision_model(builder: Callable[..., nn.Module]) -> Callable[..., nn.Mod
 
     @wraps(builder)
     def build(**given: Any) -> nn.Module:
-        from ..detection.torchvision import is_detector, places_of
+        from ..detection.torchvision import is_detector, without_selection
 
         if "weights_backbone" in takes:
             given = {"weights_backbone": None, **given}
@@ -131,7 +131,7 @@ def torchvision_model(builder: Callable[..., nn.Module]) -> Callable[..., nn.Mod
         if detects and "num_classes" in given:  # torchvision counts the background as a class
             given["num_classes"] += 1
         network = builder(**given)
-        return places_of(network) if is_detector(network) else network
+        return without_selection(network) if is_detector(network) else network
 
     return build
 

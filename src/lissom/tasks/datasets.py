@@ -14,7 +14,7 @@ from ..data.folder import PARTS
 from ..data.own import dataset_split, is_pair_of_tensors
 from ..data.published import preprocess_of
 from ..data.source import is_own_data
-from ..data.validation import parted
+from ..data.validation import set_apart
 from ..errors import LissomError, listed, nearest
 from ..language.preprocess import Preprocess
 from .code import call_user_code, loaded
@@ -60,7 +60,7 @@ def own_data(spec: str, *, preprocess: str | None = None, classes: str | None = 
     if set(parts) == {"train"}:
         view = preprocess_of(preprocess) if preprocess else Preprocess((), ())
         whole = dataset_split(parts["train"], view, f"data {spec}")
-        parts["train"], parts["test"] = parted(whole, share=0.2, most=len(whole))
+        parts["train"], parts["test"] = set_apart(whole, share=0.2, max_count=len(whole))
         notes.append("only one data set was given: a fixed random fifth of it is the test set")
     number = named_classes(classes)
     data = Data.of_dataset(**parts, preprocess=preprocess, classes=number, name=name)

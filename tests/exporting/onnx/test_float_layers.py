@@ -16,8 +16,8 @@ from networks import Net, conv, images, seasoned
 from torch import Tensor, nn
 
 from lissom import apply
-from lissom.exporting.onnx.activations import wires
-from lissom.exporting.reasons import in_onnx
+from lissom.exporting.float_reasons import why_float_in_onnxruntime
+from lissom.exporting.onnx.graph import makers_and_users
 from lissom.language.target import Fused
 from lissom.running.integer_share import share_in_integers
 from lissom.running.plan import one_target
@@ -261,5 +261,5 @@ def test_who_reads_a_layer_is_told(readers: list[tuple[str, str]], reason: str |
         helper.make_node(kind, ["one" if chained and name == "two" else "y"], [name])
         for kind, name in readers
     ]
-    made, users = wires(helper.make_graph(nodes, "g", [], []))
-    assert in_onnx(nodes[2], made, users, {"codes_w", "s", "z"}) == reason
+    made, users = makers_and_users(helper.make_graph(nodes, "g", [], []))
+    assert why_float_in_onnxruntime(nodes[2], made, users, {"codes_w", "s", "z"}) == reason

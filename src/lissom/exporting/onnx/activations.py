@@ -11,10 +11,10 @@ a concatenation.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from .graph import makers_and_users, output_names_of, outputs_of
 
 ACTIVATIONS = {
     "Elu",
@@ -35,30 +35,32 @@ def join_activations(proto: Any) -> None:
     Rounding to fewer bits, which has a Clip between its two nodes, stays: removing it would change
     the results noticeably.
     """
-    makers, users = wires(proto.graph)
-    ends = {value.name for value in proto.graph.output}
-    for back in [node for node in proto.graph.node if node.op_type == "DequantizeLinear"]:
-        rounds = makers.get(back.input[0])
-        before = (
-            makers.get(rounds.input[0])
-            if rounds is not None and rounds.op_type == "QuantizeLinear"
+    makers, users = makers_and_users(proto.graph)
+    outputs = output_names_of(proto.graph)
+    for dequantize in [node for node in proto.graph.node if node.op_type == "DequantizeLinear"]:
+        quantize = makers.get(dequantize.input[0])
+        layer = (
+            makers.get(quantize.input[0])
+            if quantize is not None and quantize.op_type == "QuantizeLinear"
             else None
         )
-        alone = all(read_once(node, users) for node in (before, rounds) if node is not None)
+        only_path = all(
+            has_one_reader_each(node, users) for node in (layer, quantize) if node is not None
+        )
         if (
-            before is None
-            or before.op_type != "Conv"
-            or not alone
-            or back.output[0] in ends
-            or not is_activation(back.output[0], users)
+            layer is None
+            or layer.op_type != "Conv"
+            or not only_path
+            or dequantize.output[0] in outputs
+            or not feeds_only_activation(dequantize.output[0], users)
         ):
             continue
-        for node in users[back.output[0]]:
+        for node in users[dequantize.output[0]]:
             node.input[:] = [
-                before.output[0] if name == back.output[0] else name for name in node.input
+                layer.output[0] if name == dequantize.output[0] else name for name in node.input
             ]
-        proto.graph.node.remove(back)
-        proto.graph.node.remove(rounds)
+        proto.graph.node.remove(dequantize)
+        proto.graph.node.remove(quantize)
 
 
 def round_sigmoids(proto: Any) -> None:
@@ -66,7 +68,7 @@ def round_sigmoids(proto: Any) -> None:
     from numpy import array
     from onnx import helper, numpy_helper
 
-    makers, users = wires(proto.graph)
+    makers, users = makers_and_users(proto.graph)
     sigmoids = [
         node
         for node in proto.graph.node
@@ -91,28 +93,30 @@ def round_sigmoids(proto: Any) -> None:
         codes = f"{node.output[0]}/q"
         values = f"{node.output[0]}/dq"
         reader.input[:] = [values if name == node.output[0] else name for name in reader.input]
-        place = list(proto.graph.node).index(node) + 1
+        position = list(proto.graph.node).index(node) + 1
         proto.graph.node.insert(
-            place, helper.make_node("QuantizeLinear", [node.output[0], scale, zero], [codes], codes)
+            position,
+            helper.make_node("QuantizeLinear", [node.output[0], scale, zero], [codes], codes),
         )
         proto.graph.node.insert(
-            place + 1, helper.make_node("DequantizeLinear", [codes, scale, zero], [values], values)
+            position + 1,
+            helper.make_node("DequantizeLinear", [codes, scale, zero], [values], values),
         )
 
 
-def read_once(node: Any, users: Mapping[str, Sequence[Any]]) -> bool:
+def has_one_reader_each(node: Any, users: Mapping[str, Sequence[Any]]) -> bool:
     """Return whether each output of a node has exactly one reader."""
     return all(len(users[name]) == 1 for name in node.output)
 
 
-def is_activation(name: str, users: Mapping[str, Sequence[Any]]) -> bool:
+def feeds_only_activation(name: str, users: Mapping[str, Sequence[Any]]) -> bool:
     """Return whether only an activation function reads a value: a single node, or as in SiLU a node
     and the multiplication of its result with the value.
     """
-    inner = outputs_of(node for node in users[name] if node.op_type in ACTIVATIONS)
-    rest = [node for node in users[name] if node.op_type not in ACTIVATIONS]
-    return bool(inner) and all(
-        node.op_type == "Mul" and set() < {*node.input} - {name} <= inner for node in rest
+    activated = outputs_of(node for node in users[name] if node.op_type in ACTIVATIONS)
+    others = [node for node in users[name] if node.op_type not in ACTIVATIONS]
+    return bool(activated) and all(
+        node.op_type == "Mul" and set() < {*node.input} - {name} <= activated for node in others
     )
 
 
@@ -123,24 +127,3 @@ def is_rounded(name: str, makers: dict[str, Any]) -> bool:
         and makers[name].op_type == "DequantizeLinear"
         and makers[name].input[0] in makers
     )
-
-
-def outputs_of(nodes: Iterable[Any]) -> set[str]:
-    """Return the names of the values that nodes compute."""
-    return set(chain.from_iterable(node.output for node in nodes))
-
-
-def inputs_of(nodes: Iterable[Any]) -> set[str]:
-    """Return the names of the values that nodes read."""
-    return set(chain.from_iterable(node.input for node in nodes))
-
-
-def wires(graph: Any) -> tuple[dict[str, Any], defaultdict[str, list[Any]]]:
-    """Return the node that computes each value, and the nodes that read it."""
-    makers = {}
-    users = defaultdict(list)
-    for node in graph.node:
-        makers.update(dict.fromkeys(node.output, node))
-        for name in set(node.input):
-            users[name].append(node)
-    return makers, users

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from .activations import inputs_of, wires
+from .graph import inputs_of, makers_and_users, output_names_of, remove_unread_constants
 from .operands import PRODUCTS
 
 
-def compute_constants(proto: Any) -> None:
+def fold_constant_layers(proto: Any) -> None:
     """Replace layers of constants, and the nodes after them, by their results, in place.
 
     OpenVINO 2026.4 fails on such a convolution in integers, and none needs to run.
@@ -17,33 +17,37 @@ def compute_constants(proto: Any) -> None:
     from onnx.reference import ReferenceEvaluator
 
     graph = proto.graph
-    held = {tensor.name: tensor for tensor in graph.initializer}
-    fixed = {*held, ""}
-    behind = list[Any]()
-    made = set[str]()  # outputs of layers, and of nodes that read these
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    constant_names = {*tensors, ""}
+    constant_nodes = list[Any]()
+    folded_names = set[str]()  # outputs of layers, and of nodes that read these
     for node in graph.node:
-        if node.input and fixed.issuperset(node.input):
-            fixed.update(node.output)
-            behind.append(node)
-            if node.op_type in PRODUCTS or not made.isdisjoint(node.input):
-                made.update(node.output)
-    if not made:
+        if node.input and constant_names.issuperset(node.input):
+            constant_names.update(node.output)
+            constant_nodes.append(node)
+            if node.op_type in PRODUCTS or not folded_names.isdisjoint(node.input):
+                folded_names.update(node.output)
+    if not folded_names:
         return
-    rest = inputs_of(node for node in graph.node if node not in behind)
-    names = sorted(made & (rest | {value.name for value in graph.output}))
-    read = inputs_of(behind)
+    names_read = inputs_of(node for node in graph.node if node not in constant_nodes)
+    names = sorted(folded_names & (names_read | output_names_of(graph)))
+    read = inputs_of(constant_nodes)
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
-    part = helper.make_graph(
-        behind, "constants", [], ends, [tensor for name, tensor in held.items() if name in read]
+    subgraph = helper.make_graph(
+        constant_nodes,
+        "constants",
+        [],
+        ends,
+        [tensor for name, tensor in tensors.items() if name in read],
     )
-    model = helper.make_model(part, opset_imports=proto.opset_import, ir_version=proto.ir_version)
+    model = helper.make_model(
+        subgraph, opset_imports=proto.opset_import, ir_version=proto.ir_version
+    )
     values = ReferenceEvaluator(model).run(names, {})
     for name, value in zip(names, values, strict=True):
         graph.initializer.append(numpy_helper.from_array(value, name))
-    for node in reversed(behind):
-        _, users = wires(graph)
-        if not made.isdisjoint(node.output) or not any(users[name] for name in node.output):
+    for node in reversed(constant_nodes):
+        _, users = makers_and_users(graph)
+        if not folded_names.isdisjoint(node.output) or not any(users[name] for name in node.output):
             graph.node.remove(node)
-    _, users = wires(graph)
-    for tensor in [tensor for tensor in graph.initializer if not users[tensor.name]]:
-        graph.initializer.remove(tensor)
+    remove_unread_constants(graph)

@@ -13,7 +13,9 @@ from typing import Any
 from ...errors import LissomError
 from ...importing.packed import FORMAT, TYPES, WHOLE, most
 
-WORTH = 16  # bytes that packing a tensor must save, since its line in the index takes some
+MIN_BYTES_SAVED = (
+    16  # bytes that packing a tensor must save, since its line in the index takes some
+)
 
 
 def write(source: Path, path: Path) -> None:
@@ -27,7 +29,7 @@ def write(source: Path, path: Path) -> None:
     from ...surgery.packing import pack
 
     data = source.read_bytes()
-    kinds = {
+    types = {
         onnx.TensorProto.INT8: "int8",
         onnx.TensorProto.FLOAT: "float32",
         onnx.TensorProto.FLOAT16: "uint16",
@@ -36,25 +38,25 @@ def write(source: Path, path: Path) -> None:
     graph = list[bytes]()
     weights = list[bytes]()
     rows = list[list[Any]]()
-    at = 0
+    end = 0
     for tensor in onnx.load_model_from_string(data).graph.initializer:
         raw = tensor.raw_data
-        kind = kinds.get(tensor.data_type)
-        if kind is None or len(raw) <= WORTH:
+        type_name = types.get(tensor.data_type)
+        if type_name is None or len(raw) <= MIN_BYTES_SAVED:
             continue
-        values = frombuffer(raw, TYPES[kind][0])
-        how, packed = pack(values, tensor.dims[0] if tensor.dims else 1)
-        if len(packed) + WORTH < len(raw):
-            place = data.index(raw, at)  # any equal bytes will do
-            graph.append(data[at:place])
+        values = frombuffer(raw, TYPES[type_name][0])
+        method, packed = pack(values, tensor.dims[0] if tensor.dims else 1)
+        if len(packed) + MIN_BYTES_SAVED < len(raw):
+            begin = data.index(raw, end)  # any equal bytes will do
+            graph.append(data[end:begin])
             weights.append(packed)
-            rows.append([kind, len(values), how, len(packed), place])
-            at = place + len(raw)
+            rows.append([type_name, len(values), method, len(packed), begin])
+            end = begin + len(raw)
     index = json.dumps({"format": FORMAT, "tensors": rows}, separators=(",", ":")).encode()
     with zipfile.ZipFile(path, "w") as archive:
         for name, part in (
             ("index.json", index),
-            ("graph", b"".join([*graph, data[at:]])),
+            ("graph", b"".join([*graph, data[end:]])),
             ("weights", b"".join(weights)),
         ):
             info = zipfile.ZipInfo(name)  # its date is always 1980, so the file holds no time

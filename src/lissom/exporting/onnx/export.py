@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import LissomError, cause_of
-from ..released import released
+from ..exporter_memory import forget_exported_networks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,15 +55,15 @@ def export_onnx(
     from ..network_with_preprocessing import NetworkWithPreprocessing
     from .layers import round_in_integers
     from .names import name_by_layer
-    from .preprocessing_nodes import take_pictures
+    from .nms import write_suppression
+    from .preprocessing_nodes import prepend_preprocessing
     from .recurrent import write_recurrent
-    from .suppression import write_suppression
-    from .weights import halve_weights
+    from .weights import store_weights_in_16_bits
 
     model = network_of(copy.deepcopy(model).cpu().float().eval(), "export")
     inputs = export_inputs(model, shape, example)
     model = inputs.network(model)
-    pictured = next(
+    with_preprocessing = next(
         (part for part in model.modules() if isinstance(part, NetworkWithPreprocessing)), None
     )
     # lissom's wrappers hold the wrapped network as `network`
@@ -82,16 +82,16 @@ def export_onnx(
     bake_transforms(model)
     write_suppression(model)
     write_recurrent(model)
-    proto = converted(model, inputs)
+    proto = convert(model, inputs)
     name_by_layer(proto, prefix)  # by what the exporter recorded
-    describe(proto, facts)
-    rewrite(proto)
+    replace_metadata(proto, facts)
+    rewrite_nodes(proto)
     if in_integers and kinds:
-        halve_weights(proto, kinds)
+        store_weights_in_16_bits(proto, kinds)
     if adapt is not None:
         adapt(proto)
-    if pictured is not None:
-        take_pictures(proto, pictured.preprocess)
+    if with_preprocessing is not None:
+        prepend_preprocessing(proto, with_preprocessing.preprocess)
     try:
         onnx.checker.check_model(proto, full_check=True)
     except Exception as error:  # protobuf and onnx raise errors of their own
@@ -101,7 +101,7 @@ def export_onnx(
     onnx.save(proto, str(path))
 
 
-def describe(proto: Any, facts: dict[str, Any]) -> None:
+def replace_metadata(proto: Any, facts: dict[str, Any]) -> None:
     """Replace what the exporter recorded in a model by these facts, in place.
 
     It records source lines, which contain local paths, and shapes, which any reader infers.
@@ -118,42 +118,42 @@ def describe(proto: Any, facts: dict[str, Any]) -> None:
         del part.metadata_props[:]
 
 
-def rewrite(proto: Any) -> None:
+def rewrite_nodes(proto: Any) -> None:
     """Replace nodes that runtimes cannot read, or compute slowly, by equivalents, in place."""
-    from .clipped import clip_integers
-    from .constants import compute_constants
-    from .padded import round_padded_averages
-    from .parts import round_parts
-    from .reduced import reduce_sequences_as_pictures
+    from .average_padding import round_padded_averages
+    from .circular_padding import replace_circular_padding
+    from .constants import fold_constant_layers
+    from .integer_clip import clip_integers
+    from .sequence_reductions import reduce_sequences_as_pictures
+    from .split_parts import round_split_parts
     from .weights import fold_scales_at_load
-    from .wrapped import remove_wrapping
 
-    plain_zeros(proto)
-    compute_constants(proto)
-    remove_wrapping(proto)
-    round_parts(proto)
+    remove_negative_zeros(proto)
+    fold_constant_layers(proto)
+    replace_circular_padding(proto)
+    round_split_parts(proto)
     round_padded_averages(proto)
     clip_integers(proto)
     reduce_sequences_as_pictures(proto)
     fold_scales_at_load(proto)
 
 
-def converted(model: nn.Module, inputs: ExportInputs) -> Any:
+def convert(model: nn.Module, inputs: ExportInputs) -> Any:
     """Return a network as an ONNX model, from PyTorch's exporter. Raises LissomError if that fails."""
     import torch
 
     from ..decompose import export_decomposing_by_operator
-    from .attention import FourAxes
+    from .attention import FourAxisAttention
     from .layers import OPSET
-    from .pooling import PlainMeans
+    from .pooling import GlobalPoolingAsMean
 
     try:
-        with warnings.catch_warnings(), quiet(), torch.no_grad(), released():
-            cache_functions()
+        with warnings.catch_warnings(), quiet(), torch.no_grad(), forget_exported_networks():
+            cache_exporter_functions()
             warnings.simplefilter("ignore")
 
             def export() -> Any:
-                with FourAxes(), PlainMeans():
+                with FourAxisAttention(), GlobalPoolingAsMean():
                     return torch.onnx.export(
                         model,
                         inputs.arguments,
@@ -172,11 +172,11 @@ def converted(model: nn.Module, inputs: ExportInputs) -> Any:
         raise LissomError(
             f"export: the ONNX exporter cannot convert this network: {cause_of(error)}"
         ) from error
-    refuse_numbers(proto, inputs)
+    refuse_fixed_batch(proto, inputs)
     return proto
 
 
-def cache_functions() -> None:
+def cache_exporter_functions() -> None:
     """Make PyTorch's exporter read the sources of its 500 functions once, not at each export."""
     from torch.onnx._internal.exporter import _registration
 
@@ -187,7 +187,7 @@ def cache_functions() -> None:
         functions.get_torchlib_ops = cache(read)
 
 
-def refuse_numbers(proto: Any, inputs: ExportInputs) -> None:
+def refuse_fixed_batch(proto: Any, inputs: ExportInputs) -> None:
     """Raise LissomError if the network's code turned the batch size of an input into a number."""
     axes = inputs.shapes("batch")[0]
     dynamic = dict(zip(inputs.names, [axes] if isinstance(axes, dict) else axes, strict=True))
@@ -201,7 +201,7 @@ def refuse_numbers(proto: Any, inputs: ExportInputs) -> None:
             )
 
 
-def plain_zeros(proto: Any) -> None:
+def remove_negative_zeros(proto: Any) -> None:
     """Turn -0.0 among the weights of an ONNX model into 0.0, in place.
 
     Folding a batch-norm with a negative factor makes them. They change no sum, and a file with one

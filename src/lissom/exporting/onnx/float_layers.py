@@ -15,24 +15,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .activations import inputs_of, outputs_of, wires
-from .names import SHORT
+from .graph import makers_and_users, outputs_of, remove_unread_nodes, shapes_in
+from .names import SHORT_KINDS
 
 LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}  # a MatMul and an Add become a Gemm
 # ONNX Runtime quantizes layers behind these too
-MOVES = {"Flatten", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+INTEGER_KEEPING = {"Flatten", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 def keep_float_layers(proto: Any) -> None:
     """Make each float layer that reads integers read them with one scale per channel, in place."""
-    makers, _ = wires(proto.graph)
+    makers, _ = makers_and_users(proto.graph)
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     layers = [
         (node, path)
         for node in proto.graph.node
         if node.op_type in LAYERS
-        and is_float(node.input[1], makers, tensors)
-        and (path := path_to(node.input[0], makers, tensors))
+        and is_float_constant(node.input[1], makers, tensors)
+        and (path := path_from_integers(node.input[0], makers, tensors))
     ]
     if not layers:  # nothing to infer shapes for
         return
@@ -47,22 +47,24 @@ def keep_float_layers(proto: Any) -> None:
             continue
         for node in (node for node in path if node.output[0] not in copies):
             copy = (
-                by_channel(proto.graph, node, axis, sizes[axis], tensors)
+                dequantize_by_channel(proto.graph, node, axis, sizes[axis], tensors)
                 if node is path[0]
                 else type(node)()
             )
             if node is not path[0]:
                 copy.CopyFrom(node)
                 copy.input[0] = copies[node.input[0]]
-            copies[node.output[0]] = copy.output[0] = copy.name = own_name(
+            copies[node.output[0]] = copy.output[0] = copy.name = unused_name(
                 layer, node.op_type, proto.graph
             )
             proto.graph.node.insert(list(proto.graph.node).index(layer), copy)
         layer.input[0] = copies[layer.input[0]]
-    forget(proto.graph, copies)
+    remove_unread_nodes(proto.graph, copies)
 
 
-def by_channel(graph: Any, node: Any, axis: int, size: int, tensors: Mapping[str, Any]) -> Any:
+def dequantize_by_channel(
+    graph: Any, node: Any, axis: int, size: int, tensors: Mapping[str, Any]
+) -> Any:
     """Return a copy of a DequantizeLinear with `size` equal scales along an axis instead of one."""
     import numpy as np
     from onnx import helper, numpy_helper
@@ -75,12 +77,12 @@ def by_channel(graph: Any, node: Any, axis: int, size: int, tensors: Mapping[str
     return helper.make_node("DequantizeLinear", [node.input[0], *names], [""], axis=axis)
 
 
-def own_name(layer: Any, kind: str, graph: Any) -> str:
+def unused_name(layer: Any, kind: str, graph: Any) -> str:
     """Return an unused name for a node of a layer."""
     taken = outputs_of(graph.node)
     taken |= {part.name for part in (*graph.node, *graph.initializer)}
     scope = layer.name.rpartition("/")[0]
-    stem = f"{scope}/{SHORT.get(kind, kind)}" if scope else SHORT.get(kind, kind)
+    stem = f"{scope}/{SHORT_KINDS.get(kind, kind)}" if scope else SHORT_KINDS.get(kind, kind)
     return next(
         name
         for name in (stem, *(f"{stem}_{i}" for i in range(1, len(taken) + 2)))
@@ -88,7 +90,7 @@ def own_name(layer: Any, kind: str, graph: Any) -> str:
     )
 
 
-def is_float(name: str, makers: Mapping[str, Any], tensors: Mapping[str, Any]) -> bool:
+def is_float_constant(name: str, makers: Mapping[str, Any], tensors: Mapping[str, Any]) -> bool:
     """Return whether a value depends only on constants, without any DequantizeLinear."""
     if name in tensors:
         return True
@@ -97,19 +99,21 @@ def is_float(name: str, makers: Mapping[str, Any], tensors: Mapping[str, Any]) -
         node is not None
         and node.op_type != "DequantizeLinear"
         and bool(node.input)
-        and all(is_float(value, makers, tensors) for value in node.input if value)
+        and all(is_float_constant(value, makers, tensors) for value in node.input if value)
     )
 
 
-def path_to(name: str, makers: Mapping[str, Any], tensors: Mapping[str, Any]) -> list[Any]:
+def path_from_integers(
+    name: str, makers: Mapping[str, Any], tensors: Mapping[str, Any]
+) -> list[Any]:
     """Return the nodes from a DequantizeLinear with one scale to a value, [] if there is none."""
     path = list[Any]()
     while (node := makers.get(name)) is not None and len(node.output) == 1:
         path.insert(0, node)
-        if node.op_type not in MOVES:
+        if node.op_type not in INTEGER_KEEPING:
             break
         name = node.input[0]
-    scalar = (
+    has_one_scale = (
         bool(path)
         and path[0].op_type == "DequantizeLinear"
         and path[0].input[0] in makers
@@ -118,24 +122,4 @@ def path_to(name: str, makers: Mapping[str, Any], tensors: Mapping[str, Any]) ->
             for value in path[0].input[1:]
         )
     )
-    return path if scalar else []
-
-
-def shapes_in(proto: Any) -> dict[str, list[int]]:
-    """Return the shapes of all inner values of a model. Sizes that are not fixed are 0."""
-    from onnx import shape_inference
-
-    return {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in shape_inference.infer_shapes(proto).graph.value_info
-    }
-
-
-def forget(graph: Any, names: Mapping[str, str]) -> None:
-    """Remove the nodes that compute these values unless something reads them, in place."""
-    results = {value.name for value in graph.output}
-    read = results | inputs_of(graph.node)
-    for node in reversed(list(graph.node)):
-        if node.output[0] in names and node.output[0] not in read:
-            graph.node.remove(node)
-            read = results | inputs_of(graph.node)
+    return path if has_one_scale else []

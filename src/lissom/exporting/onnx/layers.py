@@ -24,12 +24,12 @@ from ...surgery.quantization.layers import (
     QuantizedLinear,
 )
 from ...surgery.quantization.network import QuantizedNetwork
-from ..floats import HeldRounding, hold_roundings
+from ..floats import ExportedRounding, convert_roundings
 
 OPSET = 21  # the first whose DequantizeLinear takes every type used here
 
 
-class IntegerRounding(HeldRounding):
+class IntegerRounding(ExportedRounding):
     """A rounding of inputs, written as QuantizeLinear and DequantizeLinear.
 
     Integers of fewer than 8 bits are clipped between the two, as integers, so that the convolution
@@ -42,15 +42,17 @@ class IntegerRounding(HeldRounding):
         if self.off:
             return x
         if self.sign:
-            above = node("GreaterOrEqual", [x, torch.tensor(ZERO_TOLERANCE)], torch.bool, x.shape)
-            ends = [torch.tensor(end, dtype=torch.uint8) for end in (self.top, 0)]
-            q = node("Where", [above, *ends], torch.uint8, x.shape)
+            above = write_node(
+                "GreaterOrEqual", [x, torch.tensor(ZERO_TOLERANCE)], torch.bool, x.shape
+            )
+            pair = [torch.tensor(code, dtype=torch.uint8) for code in (self.top, 0)]
+            q = write_node("Where", [above, *pair], torch.uint8, x.shape)
         else:
-            q = node("QuantizeLinear", [x, self.q_scale, self.q_zero], torch.uint8, x.shape)
+            q = write_node("QuantizeLinear", [x, self.q_scale, self.q_zero], torch.uint8, x.shape)
             if self.top < 255:
-                ends = [torch.tensor(end, dtype=torch.uint8) for end in (0, self.top)]
-                q = node("Clip", [q, *ends], torch.uint8, x.shape)
-        return node("DequantizeLinear", [q, self.q_step, self.q_zero], torch.float32, x.shape)
+                pair = [torch.tensor(code, dtype=torch.uint8) for code in (0, self.top)]
+                q = write_node("Clip", [q, *pair], torch.uint8, x.shape)
+        return write_node("DequantizeLinear", [q, self.q_step, self.q_zero], torch.float32, x.shape)
 
 
 class IntegerLayer(QuantizedLayer):
@@ -69,14 +71,16 @@ class IntegerLayer(QuantizedLayer):
         """Whether the range of the layer's input is found when the file runs."""
         return self.own_input_rounding is not None and self.own_input_rounding.grid.at_run_time
 
-    def hold(self) -> None:
+    def register_buffers(self) -> None:
         """Store weights as int8 and bias as int32, or as float if the layer reads floats."""
         assert self.rounding is not None
         codes, scale, bias = self.integers()
-        whole = self.rounding.stored(codes)
+        integers = self.rounding.stored(codes)
         zeros = self.rounding.zeros()
         step = self.step()
-        self.register_buffer("weight_q", whole.t().contiguous() if self.at_run_time else whole)
+        self.register_buffer(
+            "weight_q", integers.t().contiguous() if self.at_run_time else integers
+        )
         self.register_buffer("weight_scale", scale)
         if step is not None or (self.at_run_time and zeros is not None):
             zeros = torch.zeros_like(scale) if zeros is None else zeros
@@ -91,36 +95,38 @@ class IntegerLayer(QuantizedLayer):
 
     def forward_quantized(self, x: Tensor, *more: Any, **named: Any) -> Tensor:
         if self.at_run_time:
-            return self.product_at_run_time(x)
+            return self.write_run_time_product(x)
         if self.own_input_rounding is not None:
             x = self.own_input_rounding(x)
-        return self.computed(x, self.widened(), self.bias_widened(), *more, **named)
+        return self.computed(x, self.dequantized_weight(), self.dequantized_bias(), *more, **named)
 
-    def widened(self) -> Tensor:
+    def dequantized_weight(self) -> Tensor:
         """Return the dequantized weight, in the layout of the layer."""
-        return self.dequantized(axis=0)
+        return self.dequantize_node(axis=0)
 
-    def dequantized(self, axis: int) -> Tensor:
+    def dequantize_node(self, axis: int) -> Tensor:
         """Return the weight as a DequantizeLinear of its integers, with filters along `axis`.
 
         If the layer reads floats, the node has no zero point: fold_scales_at_load knows it by that.
         """
         zero = self._buffers.get("weight_zero")
-        given = [self.weight_q, self.weight_scale, *([] if zero is None else [zero])]
-        weight = node(
-            "DequantizeLinear", given, torch.float32, self.weight_q.shape, attrs={"axis": axis}
+        inputs = [self.weight_q, self.weight_scale, *([] if zero is None else [zero])]
+        weight = write_node(
+            "DequantizeLinear", inputs, torch.float32, self.weight_q.shape, attrs={"axis": axis}
         )
         shift = self._buffers.get("weight_shift")
         return weight if shift is None else weight - shift
 
-    def bias_widened(self) -> Tensor | None:
+    def dequantized_bias(self) -> Tensor | None:
         """Return the bias, as a DequantizeLinear node if it is int32."""
         if "bias_q" not in self._buffers:
             return self._buffers.get("bias_float")
-        given = [self.bias_q, self.bias_scale]
-        return node("DequantizeLinear", given, torch.float32, self.bias_q.shape, attrs={"axis": 0})
+        inputs = [self.bias_q, self.bias_scale]
+        return write_node(
+            "DequantizeLinear", inputs, torch.float32, self.bias_q.shape, attrs={"axis": 0}
+        )
 
-    def product_at_run_time(self, x: Tensor) -> Tensor:
+    def write_run_time_product(self, x: Tensor) -> Tensor:
         """Write the integer product of the weight and inputs (... in) that are rounded at run time.
 
         ONNX Runtime fuses these nodes into one DynamicQuantizeMatMul.
@@ -133,9 +139,9 @@ class IntegerLayer(QuantizedLayer):
             version=11,
         )
         zeros = self._buffers.get("weight_zero")
-        given = [q, self.weight_q, zero, *([] if zeros is None else [zeros])]
+        inputs = [q, self.weight_q, zero, *([] if zeros is None else [zeros])]
         shape = [*x.shape[:-1], self.weight_q.shape[1]]
-        total = node("MatMulInteger", given, torch.int32, shape, version=10)
+        total = write_node("MatMulInteger", inputs, torch.int32, shape, version=10)
         y: Tensor = total.to(torch.float32) * (step * self.weight_scale)
         bias = self._buffers.get("bias_float")
         return y if bias is None else y + bias
@@ -165,15 +171,19 @@ class IntegerTransposed(IntegerLayer):
 
     groups: int
 
-    def hold(self) -> None:
-        super().hold()
+    def register_buffers(self) -> None:
+        super().register_buffers()
         assert self.rounding is not None
-        self.along_axis_1 = self.groups == 1 and self.rounding.zeros() is None
-        if self.along_axis_1:
+        self.filters_on_axis_1 = self.groups == 1 and self.rounding.zeros() is None
+        if self.filters_on_axis_1:
             self.weight_q = self.as_held(self.weight_q).contiguous()
 
-    def widened(self) -> Tensor:
-        return self.dequantized(axis=1) if self.along_axis_1 else self.as_held(super().widened())
+    def dequantized_weight(self) -> Tensor:
+        return (
+            self.dequantize_node(axis=1)
+            if self.filters_on_axis_1
+            else self.as_held(super().dequantized_weight())
+        )
 
 
 class IntegerConvTranspose1d(IntegerTransposed, QuantizedConvTranspose1d):
@@ -195,22 +205,24 @@ class IntegerLinear(IntegerLayer, QuantizedLinear):
 class IntegerEmbedding(IntegerLayer, QuantizedEmbedding):
     """An int8 table. Only the rows that are looked up are dequantized."""
 
-    def hold(self) -> None:
-        super().hold()
+    def register_buffers(self) -> None:
+        super().register_buffers()
         self.weight_scale = self.weight_scale[:, None]  # looked up like the rows
 
     def forward_quantized(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
-        codes = self.rows(self.weight_q, x, torch.int8)
-        y = codes.to(torch.float32) * self.rows(self.weight_scale, x, torch.float32)
+        codes = self.look_up_rows(self.weight_q, x, torch.int8)
+        y = codes.to(torch.float32) * self.look_up_rows(self.weight_scale, x, torch.float32)
         shift = self._buffers.get("weight_shift")
-        return y if shift is None else y - self.rows(shift, x, torch.float32)
+        return y if shift is None else y - self.look_up_rows(shift, x, torch.float32)
 
-    def rows(self, table: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def look_up_rows(self, table: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Write a node that looks up rows (... features) of a table (n features)."""
-        return node("Gather", [table, x], dtype, [*x.shape, table.shape[1]], attrs={"axis": 0})
+        return write_node(
+            "Gather", [table, x], dtype, [*x.shape, table.shape[1]], attrs={"axis": 0}
+        )
 
 
-CLASSES: dict[type[QuantizedLayer], type[IntegerLayer]] = {
+INTEGER_CLASSES: dict[type[QuantizedLayer], type[IntegerLayer]] = {
     QuantizedConv1d: IntegerConv1d,
     QuantizedConv2d: IntegerConv2d,
     QuantizedConv3d: IntegerConv3d,
@@ -222,19 +234,19 @@ CLASSES: dict[type[QuantizedLayer], type[IntegerLayer]] = {
 }
 
 
-def node(
+def write_node(
     kind: str,
-    given: list[Tensor],
+    inputs: list[Tensor],
     dtype: torch.dtype,
     shape: Any,
     version: int = OPSET,
     attrs: dict[str, Any] | None = None,
 ) -> Tensor:
     """Write a node of this kind with one output."""
-    found: Tensor = torch.onnx.ops.symbolic(
-        kind, given, attrs=attrs or {}, dtype=dtype, shape=shape, version=version
+    output: Tensor = torch.onnx.ops.symbolic(
+        kind, inputs, attrs=attrs or {}, dtype=dtype, shape=shape, version=version
     )
-    return found
+    return output
 
 
 def round_in_integers(network: QuantizedNetwork) -> None:
@@ -246,7 +258,7 @@ def round_in_integers(network: QuantizedNetwork) -> None:
         if layer.rounding is None:
             layer.make_plain(*layer.in_inference())
             continue
-        layer.__class__ = CLASSES[type(layer)]
+        layer.__class__ = INTEGER_CLASSES[type(layer)]
         assert isinstance(layer, IntegerLayer)
-        layer.hold()
-    hold_roundings(network, IntegerRounding)
+        layer.register_buffers()
+    convert_roundings(network, IntegerRounding)

@@ -12,9 +12,9 @@ from typing import Any
 
 from ...importing.file import model_in
 from ...importing.packed import ENDING
-from .activations import wires
+from .graph import makers_and_users
 
-MIDDLE = 128  # the zero point of unsigned integers whose range is symmetric
+SYMMETRIC_ZERO_POINT = 128  # the zero point of unsigned integers whose range is symmetric
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 MOVES = {
     "Expand",
@@ -36,25 +36,32 @@ def sign_operands(proto: Any) -> None:
     import numpy as np
     from onnx import numpy_helper
 
-    makers, users = wires(proto.graph)
+    makers, users = makers_and_users(proto.graph)
     constants = {tensor.name: tensor for tensor in proto.graph.initializer}
     zero = numpy_helper.from_array(np.array(0, np.int8), "zero_of_signed")
     changed = False
-    for back in proto.graph.node:
-        rounds = makers.get(back.input[0]) if back.op_type == "DequantizeLinear" else None
-        if rounds is None or rounds.op_type != "QuantizeLinear":
+    for dequantize in proto.graph.node:
+        quantize = (
+            makers.get(dequantize.input[0]) if dequantize.op_type == "DequantizeLinear" else None
+        )
+        if quantize is None or quantize.op_type != "QuantizeLinear":
             continue
-        point = numpy_helper.to_array(constants[back.input[2]])
-        alone = len(users[rounds.output[0]]) == 1
-        symmetric = alone and point.dtype == np.uint8 and point.size == 1 and int(point) == MIDDLE
-        if symmetric and set(products_of(back.output[0], makers, users)) == {True}:
-            rounds.input[2] = back.input[2] = zero.name
+        zero_point = numpy_helper.to_array(constants[dequantize.input[2]])
+        read_once = len(users[quantize.output[0]]) == 1
+        symmetric = (
+            read_once
+            and zero_point.dtype == np.uint8
+            and zero_point.size == 1
+            and int(zero_point) == SYMMETRIC_ZERO_POINT
+        )
+        if symmetric and set(products_reading(dequantize.output[0], makers, users)) == {True}:
+            quantize.input[2] = dequantize.input[2] = zero.name
             changed = True
     if changed:
         proto.graph.initializer.append(zero)
 
 
-def products_of(
+def products_reading(
     value: str, makers: Mapping[str, Any], users: Mapping[str, Sequence[Any]]
 ) -> Iterator[bool]:
     """Yield for each product that reads a value, directly or through moves, whether both its
@@ -63,9 +70,9 @@ def products_of(
     for reader in users.get(value, ()):
         if reader.op_type in MOVES and reader.input[0] == value:
             for output in reader.output:
-                yield from products_of(output, makers, users)
+                yield from products_reading(output, makers, users)
         elif reader.op_type in PRODUCTS:
-            yield all(computed(name, makers) for name in reader.input[:2])
+            yield all(is_activation(name, makers) for name in reader.input[:2])
 
 
 def products_in(path: Path) -> dict[str, list[bool]]:
@@ -75,10 +82,10 @@ def products_in(path: Path) -> dict[str, list[bool]]:
     if path.suffix not in (".onnx", ENDING):
         return {}
     graph = model_in(path).graph
-    makers, _ = wires(graph)
+    makers, _ = makers_and_users(graph)
     products = dict[str, list[bool]]()
     for node in graph.node:
-        if node.op_type == "MatMul" and all(computed(name, makers) for name in node.input):
+        if node.op_type == "MatMul" and all(is_activation(name, makers) for name in node.input):
             read = {source(name, makers).op_type for name in node.input}
             products.setdefault(node.name.rpartition("/")[0], []).append(
                 read == {"DequantizeLinear"}
@@ -86,7 +93,7 @@ def products_in(path: Path) -> dict[str, list[bool]]:
     return products
 
 
-def computed(value: str, makers: Mapping[str, Any]) -> bool:
+def is_activation(value: str, makers: Mapping[str, Any]) -> bool:
     """Return whether a node computes a value: it is no constant weight and no input of the graph."""
     return source(value, makers, MOVES | {"DequantizeLinear"}) is not None
 

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from .graph import shapes_in
 
-class PlainMeans(TorchFunctionMode):
+
+class GlobalPoolingAsMean(TorchFunctionMode):
     """While active, compute adaptive average pooling to size 1 as a mean.
 
     With channels last in memory PyTorch keeps that layout in the result, and its exporter writes it
@@ -33,40 +35,36 @@ def pool_by_window(proto: Any) -> None:
     MNN 3.6 needs it: its quantizer crashes on a mean with the method kl, and its converter gets
     GlobalAveragePool wrong in the layout that the quantizer requires.
     """
-    from onnx import helper, numpy_helper, shape_inference
+    from onnx import helper, numpy_helper
 
-    inferred = shape_inference.infer_shapes(proto).graph
-    sizes = {
-        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
-        for v in (*inferred.value_info, *inferred.input)
-    }
+    shapes = shapes_in(proto)
     constants = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
     nodes = []
     for node in proto.graph.node:
-        size = sizes.get(node.input[0], []) if node.input else []
-        whole = node.op_type == "GlobalAveragePool" or (
+        shape = shapes.get(node.input[0], []) if node.input else []
+        is_global = node.op_type == "GlobalAveragePool" or (
             node.op_type == "ReduceMean"
             and len(node.input) > 1
             and node.input[1] in constants
             and sorted(axis % 4 for axis in constants[node.input[1]].tolist()) == [2, 3]
         )
-        if not whole or len(size) != 4 or not all(size[2:]):
+        if not is_global or len(shape) != 4 or not all(shape[2:]):
             nodes.append(node)
             continue
-        flat = any(a.name == "keepdims" and a.i == 0 for a in node.attribute)
-        pooled = node.output[0] + "_pooled" if flat else node.output[0]
+        drops_axes = any(a.name == "keepdims" and a.i == 0 for a in node.attribute)
+        pooled = node.output[0] + "_pooled" if drops_axes else node.output[0]
         nodes.append(
             helper.make_node(
                 "AveragePool",
                 [node.input[0]],
                 [pooled],
                 name=pooled,
-                kernel_shape=size[2:],
-                strides=size[2:],
+                kernel_shape=shape[2:],
+                strides=shape[2:],
                 pads=[0, 0, 0, 0],
             )
         )
-        if flat:
+        if drops_axes:
             nodes.append(
                 helper.make_node("Flatten", [pooled], [node.output[0]], name=node.output[0], axis=1)
             )

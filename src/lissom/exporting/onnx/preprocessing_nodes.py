@@ -25,7 +25,7 @@ INTERPOLATIONS: dict[str, dict[str, Any]] = {
 # exclude_outside: at the borders only pixels inside count, in proportion
 PILLOW = {"antialias": 1, "cubic_coeff_a": -0.5, "exclude_outside": 1}
 PYTORCH = {"antialias": 0, "cubic_coeff_a": -0.75}
-LUMA = (19595, 38470, 7471)  # of 65536, as Pillow rounds 0.299, 0.587 and 0.114
+LUMA_WEIGHTS = (19595, 38470, 7471)  # of 65536, as Pillow rounds 0.299, 0.587 and 0.114
 
 
 class Nodes:
@@ -40,8 +40,8 @@ class Nodes:
         from onnx import helper
 
         name = f"picture/{kind}_{len(self.nodes)}"
-        given = [value if isinstance(value, str) else self.constant(value) for value in inputs]
-        self.nodes.append(helper.make_node(kind, given, [name], name, **attributes))
+        names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
+        self.nodes.append(helper.make_node(kind, names, [name], name, **attributes))
         return name
 
     def constant(self, value: Any) -> str:
@@ -75,13 +75,13 @@ class Picture:
                 f"{', '.join(INTERPOLATIONS)} in the preprocessing"
             )
         nodes = self.nodes
-        averaged = antialias and interpolation != "nearest"
-        how = {**INTERPOLATIONS[interpolation], **(PILLOW if averaged else PYTORCH)}
-        value = self.value if averaged else nodes("Cast", self.value, to=1)
+        as_pillow = antialias and interpolation != "nearest"
+        settings = {**INTERPOLATIONS[interpolation], **(PILLOW if as_pillow else PYTORCH)}
+        value = self.value if as_pillow else nodes("Cast", self.value, to=1)
         # all four sizes: ONNX Runtime 1.32 moves transpositions and fails if axes are left out
         others = nodes("Slice", nodes("Shape", self.value), [0], [2])
-        value = nodes("Resize", value, "", "", nodes("Concat", others, size, axis=0), **how)
-        if not averaged:
+        value = nodes("Resize", value, "", "", nodes("Concat", others, size, axis=0), **settings)
+        if not as_pillow:
             value = nodes("Clip", nodes("Round", value), np.float32(0), np.float32(255))
             value = nodes("Cast", value, to=2)
         self.value = value
@@ -90,7 +90,7 @@ class Picture:
         self.offset = nodes("Mul", self.offset, factor)
         self.size = size
 
-    def frame(self, before: str, after: str, fill: int) -> None:
+    def pad(self, before: str, after: str, fill: int) -> None:
         """Pad the image with `before` and `after` pixels of the value `fill`."""
         nodes = self.nodes
         pads = nodes("Concat", before, after, axis=0)
@@ -124,7 +124,7 @@ def write_crop(operation: CenterCrop, picture: Picture) -> None:
     wanted = [operation.height, operation.width or operation.height]
     missing = nodes("Max", nodes("Sub", wanted, picture.size), [0, 0])
     before = nodes("Div", missing, [2])
-    picture.frame(before, nodes("Sub", missing, before), operation.fill)
+    picture.pad(before, nodes("Sub", missing, before), operation.fill)
     # half of the excess, rounded half to even
     over = nodes("Sub", picture.size, wanted)
     is_odd = nodes("Mod", nodes("Div", over, [2]), [2])
@@ -141,13 +141,13 @@ def write_letterbox(operation: Letterbox, picture: Picture) -> None:
     picture.resize(nodes("Max", inside, [1, 1]), operation.interpolation)
     over = nodes("Sub", wanted, picture.size)
     before = nodes("Div", over, [2])
-    picture.frame(before, nodes("Sub", over, before), operation.fill)
+    picture.pad(before, nodes("Sub", over, before), operation.fill)
 
 
 def write_pad(operation: Pad, picture: Picture) -> None:
     """Add a border."""
     border = picture.nodes.constant([operation.border] * 2)
-    picture.frame(border, border, operation.fill)
+    picture.pad(border, border, operation.fill)
 
 
 def write_gray(_: Gray, picture: Picture) -> None:
@@ -155,7 +155,9 @@ def write_gray(_: Gray, picture: Picture) -> None:
     nodes = picture.nodes
     # integers below 2**24, so floats are exact
     parts = nodes(
-        "Mul", nodes("Cast", picture.value, to=1), np.array(LUMA, np.float32).reshape(3, 1, 1)
+        "Mul",
+        nodes("Cast", picture.value, to=1),
+        np.array(LUMA_WEIGHTS, np.float32).reshape(3, 1, 1),
     )
     total = nodes("Add", nodes("ReduceSum", parts, [1], keepdims=1), np.float32(1 << 15))
     rounded = nodes("Floor", nodes("Div", total, np.float32(1 << 16)))
@@ -177,7 +179,7 @@ WRITERS: dict[type[PictureOperation], Callable[[Any, Picture], None]] = {
 }
 
 
-def take_pictures(proto: Any, preprocess: Preprocess) -> None:
+def prepend_preprocessing(proto: Any, preprocess: Preprocess) -> None:
     """Make an ONNX model of pixels (n c h w) take 8-bit images (n height width c), in place.
 
     The boxes (n k 4) of a network that picks detections are then in pixels of the images.
@@ -190,61 +192,63 @@ def take_pictures(proto: Any, preprocess: Preprocess) -> None:
     batch, channels, *sides = pixels.type.tensor_type.shape.dim
     nodes = Nodes()
     picture = Picture(nodes, "picture")
-    whole = picture.size
+    original_size = picture.size
     for operation in preprocess.pictures:
         writer = WRITERS.get(type(operation))
         if writer is None:
             raise LissomError(f"--pictures: {operation} has no nodes in ONNX; leave --pictures out")
         writer(operation, picture)
     shape = [-1, channels.dim_value, *(side.dim_value for side in sides)]
-    shaped = nodes("Reshape", nodes("Cast", picture.value, to=1), shape)
-    nodes.nodes.append(helper.make_node("Identity", [shaped], [pixels.name]))
+    pixel_values = nodes("Reshape", nodes("Cast", picture.value, to=1), shape)
+    nodes.nodes.append(helper.make_node("Identity", [pixel_values], [pixels.name]))
     # a network of grey images takes colour if the preprocessing converts it
-    seen = 3 if channels.dim_value == 1 and preprocess.channels(3) == 1 else channels.dim_value
-    taken = helper.make_tensor_value_info(
-        "picture", 2, [batch.dim_param or batch.dim_value, "height", "width", seen]
+    picture_channels = (
+        3 if channels.dim_value == 1 and preprocess.channels(3) == 1 else channels.dim_value
     )
-    first = [*nodes.nodes]
+    picture_input = helper.make_tensor_value_info(
+        "picture", 2, [batch.dim_param or batch.dim_value, "height", "width", picture_channels]
+    )
+    preprocessing_nodes = [*nodes.nodes]
     nodes.nodes.clear()
     if [output.name for output in graph.output] == ["boxes", "scores", "classes"]:
-        placed_back(graph, nodes, picture, whole)
-    every = used([*first, *graph.node, *nodes.nodes], graph)
+        map_boxes_back(graph, nodes, picture, original_size)
+    all_nodes = needed_nodes([*preprocessing_nodes, *graph.node, *nodes.nodes], graph)
     del graph.node[:], graph.input[:]
-    graph.node.extend(every)
-    graph.input.append(taken)
-    read = set().union(*(node.input for node in every))
-    graph.initializer.extend(tensor for tensor in nodes.constants if tensor.name in read)
+    graph.node.extend(all_nodes)
+    graph.input.append(picture_input)
+    names_read = set().union(*(node.input for node in all_nodes))
+    graph.initializer.extend(tensor for tensor in nodes.constants if tensor.name in names_read)
 
 
-def used(nodes: Sequence[Any], graph: Any) -> list[Any]:
+def needed_nodes(nodes: Sequence[Any], graph: Any) -> list[Any]:
     """Return the nodes that the outputs of a graph depend on, in order."""
-    wanted = {output.name for output in graph.output}
+    needed_values = {output.name for output in graph.output}
     kept = list[Any]()
     for node in reversed(nodes):
-        if wanted.intersection(node.output):
+        if needed_values.intersection(node.output):
             kept.append(node)
-            wanted.update(node.input)
+            needed_values.update(node.input)
     return kept[::-1]
 
 
-def placed_back(graph: Any, nodes: Nodes, picture: Picture, whole: str) -> None:
+def map_boxes_back(graph: Any, nodes: Nodes, picture: Picture, original_size: str) -> None:
     """Convert the output `boxes` (n k 4) to pixels of the original image, in place.
 
-    `whole` is the size (height, width) of that image. Boxes of class -1, no detection, stay
+    `original_size` is the size (height, width) of that image. Boxes of class -1, no detection, stay
     zeros.
     """
     from onnx import helper
 
-    seen = "picture/boxes"
+    boxes_of_pixels = "picture/boxes"
     for node in graph.node:
         for names in (node.input, node.output):
-            names[:] = [seen if name == "boxes" else name for name in names]
+            names[:] = [boxes_of_pixels if name == "boxes" else name for name in names]
     corners = [1, 0, 1, 0]  # x, y, x, y of (height, width)
     offset, scale, ends = (
         nodes("Gather", each, corners)
-        for each in (picture.offset, picture.scale, nodes("Cast", whole, to=1))
+        for each in (picture.offset, picture.scale, nodes("Cast", original_size, to=1))
     )
-    boxes = nodes("Div", nodes("Sub", seen, offset), scale)
+    boxes = nodes("Div", nodes("Sub", boxes_of_pixels, offset), scale)
     boxes = nodes("Min", nodes("Max", boxes, np.float32(0)), ends)
     is_found = nodes("Unsqueeze", nodes("Greater", "classes", np.int64(-1)), [2])
     nodes.nodes.append(

@@ -10,49 +10,49 @@ from torch import Tensor, nn
 from ...importing.gru import ResetFirstGRU
 
 
-class WrittenGRU(ResetFirstGRU):
+class OnnxGRU(ResetFirstGRU):
     """A ResetFirstGRU that is exported as GRU with linear_before_reset=0."""
 
     gates: Tensor  # input weights (ways 3*width features), in ONNX's order z r h
     states: Tensor  # recurrent weights (ways 3*width width)
     biases: Tensor  # input and recurrent biases (ways 6*width); only if the layer has a bias
 
-    def hold(self) -> None:
+    def register_weights(self) -> None:
         """Register the weights as buffers in ONNX's layout."""
-        self.register_buffer("gates", self.in_order("weight_ih_l0"))
-        self.register_buffer("states", self.in_order("weight_hh_l0"))
+        self.register_buffer("gates", self.in_onnx_order("weight_ih_l0"))
+        self.register_buffer("states", self.in_onnx_order("weight_hh_l0"))
         if self.bias:
-            both = [self.in_order("bias_ih_l0"), self.in_order("bias_hh_l0")]
+            both = [self.in_onnx_order("bias_ih_l0"), self.in_onnx_order("bias_hh_l0")]
             self.register_buffer("biases", torch.cat(both, 1))
 
-    def in_order(self, name: str) -> Tensor:
+    def in_onnx_order(self, name: str) -> Tensor:
         """Return a weight of all directions, with gates in ONNX's order."""
-        rows = []
-        for end in ("", "_reverse") if self.bidirectional else ("",):
-            reset, update, new = self.get_parameter(f"{name}{end}").detach().chunk(3)
-            rows.append(torch.cat([update, reset, new]))
-        return torch.stack(rows)
+        weights = []
+        for suffix in ("", "_reverse") if self.bidirectional else ("",):
+            reset, update, new = self.get_parameter(f"{name}{suffix}").detach().chunk(3)
+            weights.append(torch.cat([update, reset, new]))
+        return torch.stack(weights)
 
     def forward(  # type: ignore[override]
         self, input: Tensor, hx: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         time, batch = input.shape[:2]
-        ways = len(self.gates)
+        directions = len(self.gates)
         width = self.hidden_size
-        reads: list[Any] = [input, self.gates, self.states]
-        reads.append(self.biases if self.bias else None)
+        inputs: list[Any] = [input, self.gates, self.states]
+        inputs.append(self.biases if self.bias else None)
         if hx is not None:
-            reads += [None, hx]
+            inputs += [None, hx]
         out, last = torch.onnx.ops.symbolic_multi_out(
             "GRU",
-            reads,
+            inputs,
             attrs={
                 "hidden_size": width,
                 "linear_before_reset": 0,
-                "direction": "bidirectional" if ways == 2 else "forward",
+                "direction": "bidirectional" if directions == 2 else "forward",
             },
             dtypes=[torch.float32, torch.float32],
-            shapes=[[time, ways, batch, width], [ways, batch, width]],
+            shapes=[[time, directions, batch, width], [directions, batch, width]],
             version=14,
         )
         return out.transpose(1, 2).flatten(2), last
@@ -62,6 +62,6 @@ def write_recurrent(network: nn.Module) -> None:
     """Make each ResetFirstGRU of a network export as ONNX's GRU operator, in place."""
     for layer in network.modules():
         if isinstance(layer, ResetFirstGRU):
-            layer.__class__ = WrittenGRU
-            assert isinstance(layer, WrittenGRU)
-            layer.hold()
+            layer.__class__ = OnnxGRU
+            assert isinstance(layer, OnnxGRU)
+            layer.register_weights()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from .activations import inputs_of, wires
-from .met_by_integers import met_by_integers
+from .graph import inputs_of, makers_and_users
+from .integer_weights import meets_only_integers
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-def halve_weights(proto: Any, kinds: Iterable[str]) -> None:
+def store_weights_in_16_bits(proto: Any, kinds: Iterable[str]) -> None:
     """Store float32 tensors of two or more axes in 16 bits, with a Cast, if that is lossless.
 
     `kinds` are the 16-bit types of the network, "bf16" and "fp16". Weights that were rounded lose
@@ -29,7 +29,7 @@ def halve_weights(proto: Any, kinds: Iterable[str]) -> None:
         value = numpy_helper.to_array(tensor)
         name = tensor.name
         for kind in sorted(kinds):
-            bits = in_bits(value, kind)
+            bits = as_16_bits(value, kind)
             if bits is None:
                 continue
             type16 = TensorProto.BFLOAT16 if kind == "bf16" else TensorProto.FLOAT16
@@ -63,7 +63,7 @@ def fold_scales_at_load(proto: Any) -> None:
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 
-    makers, users = wires(proto.graph)
+    makers, users = makers_and_users(proto.graph)
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     nodes = []
     replaced = set()
@@ -78,7 +78,7 @@ def fold_scales_at_load(proto: Any) -> None:
             continue
         scale = numpy_helper.to_array(tensors[node.input[1]])
         name = node.output[0]
-        if met_by_integers(name, makers, users, tensors):
+        if meets_only_integers(name, makers, users, tensors):
             zeros = numpy_helper.from_array(np.zeros(scale.shape, np.int8), f"{name}.zero")
             proto.graph.initializer.append(zeros)
             node.input.append(zeros.name)
@@ -86,40 +86,42 @@ def fold_scales_at_load(proto: Any) -> None:
             continue
         replaced.add(node.input[1])
         axis = helper.get_node_attr_value(node, "axis")
-        shape = [-1 if place == axis else 1 for place in range(len(weight.dims))]
-        along = numpy_helper.from_array(scale.reshape(shape), f"{name}.scale")
-        proto.graph.initializer.append(along)
+        shape = [-1 if index == axis else 1 for index in range(len(weight.dims))]
+        factors = numpy_helper.from_array(scale.reshape(shape), f"{name}.scale")
+        proto.graph.initializer.append(factors)
         nodes += [
             helper.make_node(
                 "Cast", [weight.name], [f"{name}.cast"], name=f"{name}.cast", to=TensorProto.FLOAT
             ),
-            helper.make_node("Mul", [f"{name}.cast", along.name], [name], name=f"{name}.mul"),
+            helper.make_node("Mul", [f"{name}.cast", factors.name], [name], name=f"{name}.mul"),
         ]
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
     used = inputs_of(nodes)
-    left = [
+    kept = [
         tensor
         for tensor in proto.graph.initializer
         if tensor.name in used or tensor.name not in replaced
     ]
     del proto.graph.initializer[:]
-    proto.graph.initializer.extend(left)
+    proto.graph.initializer.extend(kept)
 
 
-def in_bits(value: np.ndarray, kind: str) -> np.ndarray | None:
+def as_16_bits(value: np.ndarray, kind: str) -> np.ndarray | None:
     """Return float32 numbers as 16 bits each (uint16), None if that loses anything.
 
     >>> import numpy as np
-    >>> in_bits(np.array([1.0, -2.5], np.float32), "bf16"), in_bits(np.array([0.1], np.float32), "bf16")
-    (array([16256, 49184], dtype=uint16), None)
+    >>> as_16_bits(np.array([1.0, -2.5], np.float32), "bf16")
+    array([16256, 49184], dtype=uint16)
+    >>> as_16_bits(np.array([0.1], np.float32), "bf16") is None
+    True
     """
     import numpy as np
 
     value = np.ascontiguousarray(value)
     if kind == "bf16":  # the upper half of a float32
-        whole = value.view("<u4")
-        return None if (whole & 0xFFFF).any() else (whole >> 16).astype("<u2")
+        bits = value.view("<u4")
+        return None if (bits & 0xFFFF).any() else (bits >> 16).astype("<u2")
     with np.errstate(over="ignore"):
         half = value.astype("<f2")
     return (

@@ -16,12 +16,12 @@ from ..build import Op
 from ..values import Constant
 
 
-def plain(function: Callable[..., Any]) -> Callable[[Op], Any]:
+def unary(function: Callable[..., Any]) -> Callable[[Op], Any]:
     """Return the operator that calls a function on its input."""
     return lambda op: op.call(function, op[0])
 
 
-def with_alpha(
+def unary_with_setting(
     function: Callable[..., Any], default: float, name: str = "alpha"
 ) -> Callable[[Op], Any]:
     """Return the operator that calls a function on its input and one setting."""
@@ -30,13 +30,13 @@ def with_alpha(
 
 def setting(op: Op, name: str, default: float) -> float:
     """Return a float attribute as the decimal number that was rounded to 32 bits."""
-    return shortest(op.get(name, default))
+    return shortest_decimal(op.get(name, default))
 
 
-def shortest(value: float) -> float:
+def shortest_decimal(value: float) -> float:
     """Return the shortest decimal number with the same value in 32 bits.
 
-    >>> shortest(0.20000000298023224), shortest(float("inf"))
+    >>> shortest_decimal(0.20000000298023224), shortest_decimal(float("inf"))
     (0.2, inf)
     """
     if not math.isfinite(value):
@@ -50,19 +50,23 @@ def shortest(value: float) -> float:
 
 def gelu(op: Op) -> Any:
     """Call gelu, exact or with the tanh approximation."""
-    how = op.get("approximate", "none")
-    if how not in ("none", "tanh"):
-        raise ValueError(f"approximate {how!r:.40} is not known")
-    return op.call(F.gelu, op[0]) if how == "none" else op.call(F.gelu, op[0], approximate="tanh")
+    approximation = op.get("approximate", "none")
+    if approximation not in ("none", "tanh"):
+        raise ValueError(f"approximate {approximation!r:.40} is not known")
+    return (
+        op.call(F.gelu, op[0])
+        if approximation == "none"
+        else op.call(F.gelu, op[0], approximate="tanh")
+    )
 
 
 def hard_sigmoid(op: Op) -> Any:
     """Call hardsigmoid if the slope is 1/6, otherwise clamp a line."""
     slope = op.get("alpha", 0.2)
-    middle = op.get("beta", 0.5)
-    if abs(slope - 1 / 6) < 1e-6 and middle == 0.5:
+    offset = op.get("beta", 0.5)
+    if abs(slope - 1 / 6) < 1e-6 and offset == 0.5:
         return op.call(F.hardsigmoid, op[0])
-    line = op.call(torch.add, op.call(torch.mul, op[0], setting(op, "alpha", 0.2)), middle)
+    line = op.call(torch.add, op.call(torch.mul, op[0], setting(op, "alpha", 0.2)), offset)
     return op.call(torch.clamp, line, 0.0, 1.0)
 
 
@@ -76,45 +80,45 @@ def swish(op: Op) -> Any:
 
 def clip(op: Op) -> Any:
     """Call relu6 or hardtanh if both bounds are constants, otherwise clamp."""
-    lowest = bound(op, "min", 1)
-    highest = bound(op, "max", 2)
-    if lowest is None and highest is None:
+    low = clip_bound(op, "min", 1)
+    high = clip_bound(op, "max", 2)
+    if low is None and high is None:
         return op.call(torch.clone, op[0])
-    ends = (lowest, highest)
-    if any(isinstance(end, (Constant, fx.Node)) for end in ends):  # clamp takes no mixture
-        return op.call(torch.clamp, op[0], *(as_tensor(op, end) for end in ends))
-    numbers = [end for end in ends if isinstance(end, float)]
-    if len(numbers) < 2 or lowest > highest:
-        return op.call(torch.clamp, op[0], lowest, highest)
-    if ends == (0, 6):
+    bounds = (low, high)
+    if any(isinstance(bound, (Constant, fx.Node)) for bound in bounds):  # clamp takes no mixture
+        return op.call(torch.clamp, op[0], *(as_tensor(op, bound) for bound in bounds))
+    numbers = [bound for bound in bounds if isinstance(bound, float)]
+    if len(numbers) < 2 or low > high:
+        return op.call(torch.clamp, op[0], low, high)
+    if bounds == (0, 6):
         return op.call(F.relu6, op[0])
-    return op.call(F.hardtanh, op[0], lowest, highest)
+    return op.call(F.hardtanh, op[0], low, high)
 
 
-def as_tensor(op: Op, end: Any) -> Any:
+def as_tensor(op: Op, bound: Any) -> Any:
     """Return a bound of clip as a tensor of the type of its input; None stays None."""
-    return Constant(torch.tensor(end, dtype=op.dtype(op[0]))) if is_number(end) else end
+    return Constant(torch.tensor(bound, dtype=op.dtype(op[0]))) if is_number(bound) else bound
 
 
-def is_number(end: Any) -> bool:
+def is_number(bound: Any) -> bool:
     """Return whether a bound of clip is a number."""
-    return isinstance(end, (int, float))
+    return isinstance(bound, (int, float))
 
 
-def bound(op: Op, name: str, place: int) -> Any:
+def clip_bound(op: Op, name: str, index: int) -> Any:
     """Return a bound of clip: a number, a tensor, or None if it is missing or infinite."""
     if op.get(name) is not None:  # before opset 11
-        end = setting(op, name, 0.0)
-        return None if abs(end) > 3e38 else end
-    if op.optional(place) is None:
+        bound = setting(op, name, 0.0)
+        return None if abs(bound) > 3e38 else bound
+    if op.optional(index) is None:
         return None
-    value = op[place]
+    value = op[index]
     if not isinstance(value, Constant) or value.tensor.numel() != 1:
         return value
     number = value.tensor.item()
     if not value.tensor.is_floating_point():
         return number
-    return None if abs(number) > 3e38 else shortest(number)
+    return None if abs(number) > 3e38 else shortest_decimal(number)
 
 
 def prelu(op: Op) -> Any:
@@ -138,7 +142,7 @@ def softmax(op: Op, function: Callable[..., Any] = F.softmax) -> Any:
     last = axis in (-1, op.rank(x) - 1)
     if op.opset >= 13 or last:
         return op.call(function, x, dim=axis)
-    shape = [op.size(x, place) for place in range(op.rank(x))]
+    shape = [op.size(x, position) for position in range(op.rank(x))]
     flat = op.call(torch.flatten, x, axis)
     return op.call(torch.reshape, op.call(function, flat, dim=-1), shape)
 
@@ -162,23 +166,23 @@ def dropout(op: Op) -> Any:
         raise ValueError("it drops values although nothing learns; export the network in eval mode")
     from torch import nn
 
-    return op.layer(lambda: nn.Dropout(shortest(ratio)), op[0])
+    return op.layer(lambda: nn.Dropout(shortest_decimal(ratio)), op[0])
 
 
 OPERATORS: dict[str, Callable[[Op], Any]] = {
-    "Relu": plain(F.relu),
-    "Sigmoid": plain(torch.sigmoid),
-    "Tanh": plain(torch.tanh),
-    "Softplus": plain(F.softplus),
-    "Softsign": plain(F.softsign),
-    "Mish": plain(F.mish),
-    "HardSwish": plain(F.hardswish),
+    "Relu": unary(F.relu),
+    "Sigmoid": unary(torch.sigmoid),
+    "Tanh": unary(torch.tanh),
+    "Softplus": unary(F.softplus),
+    "Softsign": unary(F.softsign),
+    "Mish": unary(F.mish),
+    "HardSwish": unary(F.hardswish),
     "HardSigmoid": hard_sigmoid,
     "Swish": swish,
     "Gelu": gelu,
-    "LeakyRelu": with_alpha(F.leaky_relu, 0.01),
-    "Elu": with_alpha(F.elu, 1.0),
-    "Celu": with_alpha(F.celu, 1.0),
+    "LeakyRelu": unary_with_setting(F.leaky_relu, 0.01),
+    "Elu": unary_with_setting(F.elu, 1.0),
+    "Celu": unary_with_setting(F.celu, 1.0),
     "Selu": lambda op: selu(op),
     "ThresholdedRelu": lambda op: op.call(F.threshold, op[0], setting(op, "alpha", 1.0), 0.0),
     "Shrink": shrink,

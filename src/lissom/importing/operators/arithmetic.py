@@ -12,39 +12,39 @@ from torch import fx
 
 from ..build import Op
 from ..values import Constant, Sizes, Value
-from .activations import plain, shortest
+from .activations import shortest_decimal, unary
 
 
-def two(
+def binary(
     function: Callable[..., Any], on_sizes: Callable[..., Any] | None = None
 ) -> Callable[[Op], Any]:
     """Return the operator that calls a function on two inputs; `on_sizes` is its form for sizes."""
 
     def call(op: Op) -> Any:
-        if on_sizes is not None and (sizes := of_sizes(op, on_sizes)) is not None:
+        if on_sizes is not None and (sizes := apply_to_sizes(op, on_sizes)) is not None:
             return sizes
         x = op[0]
         y = op[1]
         # a constant number becomes a literal; functions take one only as second argument
         if isinstance(y, Constant) and not isinstance(x, Constant):
-            return op.call(function, x, number_in(y))
-        if isinstance(x, Constant) and not isinstance(y, Constant) and function in TURNS:
-            return op.call(function, y, number_in(x))
+            return op.call(function, x, literal_of(y))
+        if isinstance(x, Constant) and not isinstance(y, Constant) and function in COMMUTATIVE:
+            return op.call(function, y, literal_of(x))
         return op.call(function, x, y)
 
     return call
 
 
-def number_in(constant: Constant) -> Any:
+def literal_of(constant: Constant) -> Any:
     """Return the number in a tensor of one element and at most one axis, else the constant itself."""
     tensor = constant.tensor
     if tensor.numel() != 1 or tensor.ndim > 1 or tensor.dtype == torch.bool:
         return constant
     number = tensor.item()
-    return shortest(number) if tensor.dtype == torch.float32 else number
+    return shortest_decimal(number) if tensor.dtype == torch.float32 else number
 
 
-def of_sizes(op: Op, function: Callable[..., Any]) -> Value | None:
+def apply_to_sizes(op: Op, function: Callable[..., Any]) -> Value | None:
     """Return the result of an elementwise function of sizes; None if an input is a tensor."""
     values = [op.raw(0), op.raw(1)]
     if not any(isinstance(value, Sizes) for value in values):
@@ -59,11 +59,11 @@ def of_sizes(op: Op, function: Callable[..., Any]) -> Value | None:
     single = all(op.rank(value) == 0 for value in values)
     parts = [op.number(function, a, b) for a, b in zip(first, second, strict=True)]
     if function in COMPARISONS:
-        parts = [settled(part) for part in parts]
+        parts = [number_if_equal(part) for part in parts]
     return op.row_of(parts, single)
 
 
-def settled(part: Any) -> Any:
+def number_if_equal(part: Any) -> Any:
     """Return the result of a comparison if both traces agree, otherwise its node."""
     if not isinstance(part, fx.Node):
         return part
@@ -82,18 +82,20 @@ def parts_in(value: Value) -> list[Any] | None:
 
 def division(op: Op) -> Any:
     """Divide. Integers are rounded towards zero."""
-    if (sizes := of_sizes(op, divided)) is not None:
+    if (sizes := apply_to_sizes(op, quotient)) is not None:
         return sizes
     x = op[0]
     y = op[1]
     if not op.is_float(x):
         return op.call(torch.div, x, y, rounding_mode="trunc")
     return op.call(
-        torch.div, x, number_in(y) if isinstance(y, Constant) and not isinstance(x, Constant) else y
+        torch.div,
+        x,
+        literal_of(y) if isinstance(y, Constant) and not isinstance(x, Constant) else y,
     )
 
 
-def divided(x: Any, y: Any) -> Any:
+def quotient(x: Any, y: Any) -> Any:
     """Return a quotient. Two integers give an integer; as sizes are not negative, // rounds right."""
     return x // y if isinstance(x, int) and isinstance(y, int) else x / y
 
@@ -102,10 +104,10 @@ def power(op: Op) -> Any:
     """Raise to a power. The result has the type of the base."""
     x = op[0]
     y = op[1]
-    exponent = number_in(y) if isinstance(y, Constant) else y
+    exponent = literal_of(y) if isinstance(y, Constant) else y
     out = op.call(torch.pow, x, exponent)
-    wanted = op.dtype(x)
-    return out if op.dtype(out) == wanted else op.call(torch.Tensor.to, out, wanted)
+    base_type = op.dtype(x)
+    return out if op.dtype(out) == base_type else op.call(torch.Tensor.to, out, base_type)
 
 
 def modulo(op: Op) -> Any:
@@ -113,16 +115,16 @@ def modulo(op: Op) -> Any:
     return op.call(torch.fmod if op.get("fmod", 0) else torch.remainder, op[0], op[1])
 
 
-def many(function: Callable[..., Any]) -> Callable[[Op], Any]:
+def variadic(function: Callable[..., Any]) -> Callable[[Op], Any]:
     """Return the operator that combines all inputs with a function of two."""
     return lambda op: reduce(
-        lambda x, y: op.call(function, x, y), [op[place] for place in range(1, len(op))], op[0]
+        lambda x, y: op.call(function, x, y), [op[index] for index in range(1, len(op))], op[0]
     )
 
 
 def mean(op: Op) -> Any:
     """Take the mean of several tensors."""
-    return op.call(torch.div, many(torch.add)(op), float(len(op)))
+    return op.call(torch.div, variadic(torch.add)(op), float(len(op)))
 
 
 def bit_shift(op: Op) -> Any:
@@ -132,53 +134,53 @@ def bit_shift(op: Op) -> Any:
 
 
 COMPARISONS = {operator.eq, operator.gt, operator.ge, operator.lt, operator.le}
-TURNS = {torch.add, torch.mul}
+COMMUTATIVE = {torch.add, torch.mul}
 OPERATORS: dict[str, Callable[[Op], Any]] = {
-    "Add": two(torch.add, operator.add),
-    "Sub": two(torch.sub, operator.sub),
-    "Mul": two(torch.mul, operator.mul),
+    "Add": binary(torch.add, operator.add),
+    "Sub": binary(torch.sub, operator.sub),
+    "Mul": binary(torch.mul, operator.mul),
     "Div": division,
     "Pow": power,
     "Mod": modulo,
-    "Equal": two(torch.eq, operator.eq),
-    "Greater": two(torch.gt, operator.gt),
-    "GreaterOrEqual": two(torch.ge, operator.ge),
-    "Less": two(torch.lt, operator.lt),
-    "LessOrEqual": two(torch.le, operator.le),
-    "And": two(torch.logical_and),
-    "Or": two(torch.logical_or),
-    "Xor": two(torch.logical_xor),
-    "Not": plain(torch.logical_not),
-    "BitwiseAnd": two(torch.bitwise_and),
-    "BitwiseOr": two(torch.bitwise_or),
-    "BitwiseXor": two(torch.bitwise_xor),
-    "BitwiseNot": plain(torch.bitwise_not),
+    "Equal": binary(torch.eq, operator.eq),
+    "Greater": binary(torch.gt, operator.gt),
+    "GreaterOrEqual": binary(torch.ge, operator.ge),
+    "Less": binary(torch.lt, operator.lt),
+    "LessOrEqual": binary(torch.le, operator.le),
+    "And": binary(torch.logical_and),
+    "Or": binary(torch.logical_or),
+    "Xor": binary(torch.logical_xor),
+    "Not": unary(torch.logical_not),
+    "BitwiseAnd": binary(torch.bitwise_and),
+    "BitwiseOr": binary(torch.bitwise_or),
+    "BitwiseXor": binary(torch.bitwise_xor),
+    "BitwiseNot": unary(torch.bitwise_not),
     "BitShift": bit_shift,
-    "Max": many(torch.maximum),
-    "Min": many(torch.minimum),
-    "Sum": many(torch.add),
+    "Max": variadic(torch.maximum),
+    "Min": variadic(torch.minimum),
+    "Sum": variadic(torch.add),
     "Mean": mean,
-    "Abs": plain(torch.abs),
-    "Neg": plain(torch.neg),
-    "Sqrt": plain(torch.sqrt),
-    "Reciprocal": plain(torch.reciprocal),
-    "Exp": plain(torch.exp),
-    "Log": plain(torch.log),
-    "Floor": plain(torch.floor),
-    "Ceil": plain(torch.ceil),
-    "Round": plain(torch.round),
-    "Sign": plain(torch.sign),
-    "Erf": plain(torch.erf),
-    "IsNaN": plain(torch.isnan),
-    "Sin": plain(torch.sin),
-    "Cos": plain(torch.cos),
-    "Tan": plain(torch.tan),
-    "Sinh": plain(torch.sinh),
-    "Cosh": plain(torch.cosh),
-    "Asin": plain(torch.asin),
-    "Acos": plain(torch.acos),
-    "Atan": plain(torch.atan),
-    "Asinh": plain(torch.asinh),
-    "Acosh": plain(torch.acosh),
-    "Atanh": plain(torch.atanh),
+    "Abs": unary(torch.abs),
+    "Neg": unary(torch.neg),
+    "Sqrt": unary(torch.sqrt),
+    "Reciprocal": unary(torch.reciprocal),
+    "Exp": unary(torch.exp),
+    "Log": unary(torch.log),
+    "Floor": unary(torch.floor),
+    "Ceil": unary(torch.ceil),
+    "Round": unary(torch.round),
+    "Sign": unary(torch.sign),
+    "Erf": unary(torch.erf),
+    "IsNaN": unary(torch.isnan),
+    "Sin": unary(torch.sin),
+    "Cos": unary(torch.cos),
+    "Tan": unary(torch.tan),
+    "Sinh": unary(torch.sinh),
+    "Cosh": unary(torch.cosh),
+    "Asin": unary(torch.asin),
+    "Acos": unary(torch.acos),
+    "Atan": unary(torch.atan),
+    "Asinh": unary(torch.asinh),
+    "Acosh": unary(torch.acosh),
+    "Atanh": unary(torch.atanh),
 }

@@ -13,15 +13,17 @@ from .activations import setting
 
 def attention(op: Op) -> Any:
     """Call scaled_dot_product_attention; inputs of 3 axes are first split into heads."""
-    if any(op.node.outputs[1:]) or any(op.optional(place) is not None for place in (4, 5, 6)):
+    if any(op.node.outputs[1:]) or any(op.optional(index) is not None for index in (4, 5, 6)):
         raise ValueError("a cache of keys and values, or what is in between, is not known")
     if op.get("softcap", 0.0):
         raise ValueError("softcap is not known")
-    joined = op.rank(op[0]) == 3
-    heads = [op.get("q_num_heads", 0), op.get("kv_num_heads", 0), op.get("kv_num_heads", 0)]
-    parts = [op[place] for place in range(3)]
-    if joined:
-        parts = [apart(op, part, count) for part, count in zip(parts, heads, strict=True)]
+    heads_merged = op.rank(op[0]) == 3
+    head_counts = [op.get("q_num_heads", 0), op.get("kv_num_heads", 0), op.get("kv_num_heads", 0)]
+    parts = [op[index] for index in range(3)]
+    if heads_merged:
+        parts = [
+            split_heads(op, part, count) for part, count in zip(parts, head_counts, strict=True)
+        ]
     query, key, value = parts
     settings: dict[str, Any] = {}
     if op.get("scale") is not None:
@@ -36,10 +38,10 @@ def attention(op: Op) -> Any:
             raise ValueError("a mask beside is_causal is not known")
         settings["attn_mask"] = mask
     out = op.call(F.scaled_dot_product_attention, query, key, value, **settings)
-    return op.call(torch.flatten, op.call(torch.transpose, out, 1, 2), 2) if joined else out
+    return op.call(torch.flatten, op.call(torch.transpose, out, 1, 2), 2) if heads_merged else out
 
 
-def apart(op: Op, x: Any, heads: int) -> Any:
+def split_heads(op: Op, x: Any, heads: int) -> Any:
     """Split (batch positions width) into (batch heads positions width/heads).
 
     Raises ValueError if the number of heads does not divide the width.

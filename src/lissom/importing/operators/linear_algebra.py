@@ -18,30 +18,30 @@ def gemm(op: Op) -> Any:
     bias = None if op.optional(2) is None else op[2]
     alpha, beta = op.get("alpha", 1.0), op.get("beta", 1.0)
     if op.get("transA", 0):
-        x = transposed(op, x)
+        x = transpose(op, x)
     if isinstance(weight, Constant) and not isinstance(x, Constant):
-        held = weight if op.get("transB", 0) else weight.permuted([1, 0])
+        layer_weight = weight if op.get("transB", 0) else weight.permuted([1, 0])
         if alpha != 1:
-            held = op.call(torch.mul, held, alpha)
-        if fits(bias, op.shape(held)[0]):
-            return linear(op, x, held, scaled(op, bias, beta))
-    weight = transposed(op, weight) if op.get("transB", 0) else weight
+            layer_weight = op.call(torch.mul, layer_weight, alpha)
+        if fits_linear(bias, op.shape(layer_weight)[0]):
+            return linear(op, x, layer_weight, scale_bias(op, bias, beta))
+    weight = transpose(op, weight) if op.get("transB", 0) else weight
     out = op.call(torch.matmul, x, weight)
     out = out if alpha == 1 else op.call(torch.mul, out, alpha)
-    return out if bias is None else op.call(torch.add, out, scaled(op, bias, beta))
+    return out if bias is None else op.call(torch.add, out, scale_bias(op, bias, beta))
 
 
-def transposed(op: Op, x: Constant | fx.Node) -> Any:
+def transpose(op: Op, x: Constant | fx.Node) -> Any:
     """Return the transpose of a matrix."""
     return x.permuted([1, 0]) if isinstance(x, Constant) else op.call(torch.transpose, x, 0, 1)
 
 
-def scaled(op: Op, bias: Value | None, beta: float) -> Any:
+def scale_bias(op: Op, bias: Value | None, beta: float) -> Any:
     """Return a bias times a factor."""
     return bias if bias is None or beta == 1 else op.call(torch.mul, bias, beta)
 
 
-def fits(bias: Value | None, width: int) -> bool:
+def fits_linear(bias: Value | None, width: int) -> bool:
     """Return whether a linear layer can hold a bias: none, or a constant per output."""
     if bias is None:
         return True
@@ -84,7 +84,7 @@ def einsum(op: Op) -> Any:
         "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ,->. "
     ):
         raise ValueError(f"equation {equation!r:.80} is not known")
-    return op.call(torch.einsum, equation, *(op[place] for place in range(len(op))))
+    return op.call(torch.einsum, equation, *(op[index] for index in range(len(op))))
 
 
 OPERATORS = {"Gemm": gemm, "MatMul": matmul, "Einsum": einsum}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..build import Op
 from ..values import Constant
-from .activations import shortest
+from .activations import shortest_decimal
 
 
 def batch_norm(op: Op) -> Any:
@@ -21,9 +21,9 @@ def batch_norm(op: Op) -> Any:
     if not op.get("spatial", 1):
         raise ValueError("spatial=0 is not known")
     x = op[0]
-    tensors = [op[place] for place in range(1, 5)]
-    eps = shortest(op.get("epsilon", 1e-5))
-    momentum = 1 - shortest(op.get("momentum", 0.9))
+    tensors = [op[index] for index in range(1, 5)]
+    eps = shortest_decimal(op.get("epsilon", 1e-5))
+    momentum = 1 - shortest_decimal(op.get("momentum", 0.9))
     if not all(isinstance(tensor, Constant) for tensor in tensors):
         scale, bias, mean, variance = tensors
         return op.call(F.batch_norm, x, mean, variance, scale, bias, False, 0.0, eps)
@@ -41,7 +41,7 @@ def instance_norm(op: Op) -> Any:
     x = op[0]
     scale = op[1]
     bias = op[2]
-    eps = shortest(op.get("epsilon", 1e-5))
+    eps = shortest_decimal(op.get("epsilon", 1e-5))
     axes = op.rank(x) - 2
     if not (isinstance(scale, Constant) and isinstance(bias, Constant) and axes in (1, 2, 3)):
         return op.call(F.instance_norm, x, None, None, scale, bias, True, 0.0, eps)
@@ -56,12 +56,12 @@ def group_norm(op: Op) -> Any:
     scale = op[1]
     bias = op[2]
     groups = op.get("num_groups", 1)
-    eps = shortest(op.get("epsilon", 1e-5))
+    eps = shortest_decimal(op.get("epsilon", 1e-5))
     channels = op.shape(x)[1]
     if op.shape(scale) == [groups] != [channels]:
-        times = channels // groups
-        scale = op.call(torch.repeat_interleave, scale, times)
-        bias = op.call(torch.repeat_interleave, bias, times)
+        repeats = channels // groups
+        scale = op.call(torch.repeat_interleave, scale, repeats)
+        bias = op.call(torch.repeat_interleave, bias, repeats)
     if not (isinstance(scale, Constant) and isinstance(bias, Constant)):
         return op.call(F.group_norm, x, groups, scale, bias, eps)
     return op.layer(lambda: nn.GroupNorm(groups, channels, eps), x, weight=scale, bias=bias)
@@ -75,15 +75,15 @@ def layer_norm(op: Op) -> Any:
     scale = None if op.optional(1) is None else op[1]
     bias = None if op.optional(2) is None else op[2]
     shape = op.shape(x)[op.get("axis", -1) :]
-    eps = shortest(op.get("epsilon", 1e-5))
-    scale, bias = widened(op, scale, shape), widened(op, bias, shape)
+    eps = shortest_decimal(op.get("epsilon", 1e-5))
+    scale, bias = expand_to_shape(op, scale, shape), expand_to_shape(op, bias, shape)
     if not all(tensor is None or isinstance(tensor, Constant) for tensor in (scale, bias)):
         return op.call(F.layer_norm, x, shape, scale, bias, eps)
     settings = {"elementwise_affine": scale is not None, "bias": bias is not None}
     return op.layer(lambda: nn.LayerNorm(shape, eps, **settings), x, weight=scale, bias=bias)
 
 
-def widened(op: Op, tensor: Any, shape: list[int]) -> Any:
+def expand_to_shape(op: Op, tensor: Any, shape: list[int]) -> Any:
     """Return a scale or bias in the shape of the normalised axes."""
     if tensor is None or op.shape(tensor) == shape:
         return tensor
@@ -97,8 +97,8 @@ def rms_norm(op: Op) -> Any:
     x = op[0]
     scale = op[1]
     shape = op.shape(x)[op.get("axis", -1) :]
-    eps = shortest(op.get("epsilon", 1e-5))
-    scale = widened(op, scale, shape)
+    eps = shortest_decimal(op.get("epsilon", 1e-5))
+    scale = expand_to_shape(op, scale, shape)
     if not isinstance(scale, Constant):
         return op.call(F.rms_norm, x, shape, scale, eps)
     return op.layer(lambda: nn.RMSNorm(shape, eps), x, weight=scale)
@@ -108,7 +108,7 @@ def local_response_norm(op: Op) -> Any:
     """Make a local response norm layer."""
     settings = (op.get("alpha", 1e-4), op.get("beta", 0.75), op.get("bias", 1.0))
     size = op.get("size", 1)
-    return op.layer(lambda: nn.LocalResponseNorm(size, *map(shortest, settings)), op[0])
+    return op.layer(lambda: nn.LocalResponseNorm(size, *map(shortest_decimal, settings)), op[0])
 
 
 OPERATORS = {

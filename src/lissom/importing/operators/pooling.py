@@ -30,7 +30,7 @@ def max_pool(op: Op) -> Any:
     window = window_of(op, op.get("kernel_shape", [1] * axes), x)
     padding = window.before
     at_most_half = all(2 * pad <= size for pad, size in zip(padding, window.kernel, strict=True))
-    if not (window.even and at_most_half):
+    if not (window.is_symmetric and at_most_half):
         x = window.padded(op, x, float("-inf"))
         padding = [0] * axes
     return op.call(
@@ -55,16 +55,16 @@ def average_pool(op: Op) -> Any:
         raise ValueError("dilations other than 1 are not known")
     pool = getattr(F, f"avg_pool{axes}d")
     settings = {"ceil_mode": bool(op.get("ceil_mode", 0))}
-    count = bool(op.get("count_include_pad", 0))
+    counts_padding = bool(op.get("count_include_pad", 0))
     sizes = (tuple(window.kernel), tuple(window.strides))
     at_most_half = all(
         2 * pad <= size for pad, size in zip(window.before, window.kernel, strict=True)
     )
-    if window.even and at_most_half:
-        counted = {} if not any(window.before) else {"count_include_pad": count}
-        return op.call(pool, x, *sizes, tuple(window.before), **settings, **counted)
+    if window.is_symmetric and at_most_half:
+        count_setting = {} if not any(window.before) else {"count_include_pad": counts_padding}
+        return op.call(pool, x, *sizes, tuple(window.before), **settings, **count_setting)
     mean = op.call(pool, window.padded(op, x), *sizes, **settings)
-    if count:
+    if counts_padding:
         return mean
     inside = window.padded(op, ones_of(op, x))
     return op.call(torch.div, mean, op.call(pool, inside, *sizes, **settings))

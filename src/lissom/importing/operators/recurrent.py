@@ -15,8 +15,8 @@ from ..values import Constant, Sizes, Value
 # position in ONNX of each gate in PyTorch's order
 LSTM_GATES = (0, 2, 3, 1)  # i o f c -> i f c o
 GRU_GATES = (1, 0, 2)  # z r h -> r z h
-MOST_STEPS = 1 << 14
-USUAL = {
+MAX_STEPS = 1 << 14
+DEFAULT_ACTIVATIONS = {
     "LSTM": ["Sigmoid", "Tanh", "Tanh"],
     "GRU": ["Sigmoid", "Tanh"],
     "RNN": ["Tanh"],
@@ -27,20 +27,20 @@ def lstm(op: Op) -> Any:
     """Make an LSTM."""
     if op.optional(7) is not None or op.get("input_forget", 0):
         raise ValueError("peepholes and coupled gates are not known")
-    return recurrent(op, nn.LSTM, LSTM_GATES, (5, 6))
+    return recurrent_layer(op, nn.LSTM, LSTM_GATES, (5, 6))
 
 
 def gru(op: Op) -> Any:
     """Make a GRU: PyTorch's if it resets the state after the product, otherwise ResetFirstGRU."""
     if op.get("linear_before_reset", 0):
-        return recurrent(op, nn.GRU, GRU_GATES, (5,))
+        return recurrent_layer(op, nn.GRU, GRU_GATES, (5,))
     # if time is the first axis of the input, `fixed_batch` is the number of steps
     steps = max(op.shape(op[0], 1)[0], op.build.fixed_batch or 0)
-    if steps > MOST_STEPS:
+    if steps > MAX_STEPS:
         raise ValueError(
-            f"{steps} steps are more than {MOST_STEPS}: with linear_before_reset=0 each runs in Python"
+            f"{steps} steps are more than {MAX_STEPS}: with linear_before_reset=0 each runs in Python"
         )
-    return recurrent(op, ResetFirstGRU, GRU_GATES, (5,))
+    return recurrent_layer(op, ResetFirstGRU, GRU_GATES, (5,))
 
 
 def rnn(op: Op) -> Any:
@@ -48,112 +48,114 @@ def rnn(op: Op) -> Any:
     names = {name.lower() for name in op.get("activations", ["Tanh"])}
     if len(names) > 1 or not names <= {"tanh", "relu"}:
         raise ValueError(f"activations {sorted(names)!s:.80} are not known")
-    return recurrent(op, nn.RNN, (0,), (5,), nonlinearity=names.pop())
+    return recurrent_layer(op, nn.RNN, (0,), (5,), nonlinearity=names.pop())
 
 
-def recurrent(
+def recurrent_layer(
     op: Op, kind: Any, gates: tuple[int, ...], states: tuple[int, ...], **more: Any
 ) -> Any:
     """Make a recurrent layer; return all states and the last states in ONNX's layout."""
     direction = op.get("direction", "forward")
     if direction not in ("forward", "reverse", "bidirectional"):
         raise ValueError(f"direction {direction!r:.40} is not known")
-    count = 2 if direction == "bidirectional" else 1
-    usual = [name.lower() for name in USUAL[op.node.op]] * count
-    given = [name.lower() for name in op.get("activations", usual)]
-    if (not more and given != usual) or op.get("clip") is not None:
+    direction_count = 2 if direction == "bidirectional" else 1
+    default = [name.lower() for name in DEFAULT_ACTIVATIONS[op.node.op]] * direction_count
+    activations = [name.lower() for name in op.get("activations", default)]
+    if (not more and activations != default) or op.get("clip") is not None:
         raise ValueError("gates other than the usual ones are not known")
-    if not all_long(op, op.optional(4)):
+    if not have_full_length(op, op.optional(4)):
         raise ValueError("sequences of different lengths (sequence_lens) are not known")
     if op.get("layout", 0):
         raise ValueError("layout=1 is not known")
     op.read |= {"hidden_size", "activation_alpha", "activation_beta"}
     x = op[0]
-    backwards = direction == "reverse"
-    if backwards:
+    is_reversed = direction == "reverse"
+    if is_reversed:
         x = op.call(torch.flip, x, (0,))
-    held = weights_of(op, gates, count)
+    weights = weights_of(op, gates, direction_count)
     width = op.shape(op[2])[-1]
     inputs = op.shape(x)[-1]
-    biases = op.optional(3) is not None
-    reads = [x, *states_of(op, states)]
-    made = op.layer(
-        lambda: kind(inputs, width, bias=biases, bidirectional=count == 2, **more), *reads, **held
+    has_bias = op.optional(3) is not None
+    inputs_of_layer = [x, *states_of(op, states)]
+    results = op.layer(
+        lambda: kind(inputs, width, bias=has_bias, bidirectional=direction_count == 2, **more),
+        *inputs_of_layer,
+        **weights,
     )
-    out, last = (op.call(operator.getitem, made, place) for place in (0, 1))
-    ends = (
-        [op.call(operator.getitem, last, place) for place in (0, 1)] if len(states) == 2 else [last]
+    out, last = (op.call(operator.getitem, results, index) for index in (0, 1))
+    last_states = (
+        [op.call(operator.getitem, last, index) for index in (0, 1)] if len(states) == 2 else [last]
     )
-    apart = op.call(torch.unflatten, out, -1, (count, width))
-    outputs = op.call(torch.transpose, apart, 1, 2)
-    if backwards:
+    by_direction = op.call(torch.unflatten, out, -1, (direction_count, width))
+    outputs = op.call(torch.transpose, by_direction, 1, 2)
+    if is_reversed:
         outputs = op.call(torch.flip, outputs, (0,))
-    return [outputs, *ends]
+    return [outputs, *last_states]
 
 
-def weights_of(op: Op, gates: tuple[int, ...], count: int) -> dict[str, Constant]:
+def weights_of(op: Op, gates: tuple[int, ...], direction_count: int) -> dict[str, Constant]:
     """Return the weights by PyTorch's names, with gates in PyTorch's order."""
-    held = {}
-    for way, end in enumerate(("", "_reverse")[:count]):
-        for place, name in ((1, "weight_ih_l0"), (2, "weight_hh_l0")):
-            held[name + end] = in_order(op.constant(place)[way], gates)
+    weights = {}
+    for direction, suffix in enumerate(("", "_reverse")[:direction_count]):
+        for index, name in ((1, "weight_ih_l0"), (2, "weight_hh_l0")):
+            weights[name + suffix] = reorder_gates(op.constant(index)[direction], gates)
         if op.optional(3) is not None:
-            both = op.constant(3)[way].chunk(2)
-            held["bias_ih_l0" + end] = in_order(both[0], gates)
-            held["bias_hh_l0" + end] = in_order(both[1], gates)
-    return held
+            both = op.constant(3)[direction].chunk(2)
+            weights["bias_ih_l0" + suffix] = reorder_gates(both[0], gates)
+            weights["bias_hh_l0" + suffix] = reorder_gates(both[1], gates)
+    return weights
 
 
-def in_order(tensor: Tensor, gates: tuple[int, ...]) -> Constant:
+def reorder_gates(tensor: Tensor, gates: tuple[int, ...]) -> Constant:
     """Return a weight with its gates in another order."""
     parts = tensor.chunk(len(gates))
     return Constant(torch.cat([parts[gate] for gate in gates]))
 
 
-def all_long(op: Op, lengths: Value | None) -> bool:
+def have_full_length(op: Op, lengths: Value | None) -> bool:
     """Return whether all sequences have the full length, which some exporters write explicitly."""
     if lengths is None:
         return True
-    wanted = tuple(op.shape(op[0], which)[0] for which in (0, 1))
-    return everywhere(op, lengths) == wanted
+    full_lengths = tuple(op.shape(op[0], trace)[0] for trace in (0, 1))
+    return only_number_in(op, lengths) == full_lengths
 
 
-def states_of(op: Op, places: tuple[int, ...]) -> list[Any]:
+def states_of(op: Op, indices: tuple[int, ...]) -> list[Any]:
     """Return the initial states of a layer; none if they are all zero."""
-    given = [op.optional(place) for place in places]
-    if all(value is None or everywhere(op, value) == (0, 0) for value in given):
+    values = [op.optional(index) for index in indices]
+    if all(value is None or only_number_in(op, value) == (0, 0) for value in values):
         return []
-    states = [op[place] for place in places]
+    states = [op[index] for index in indices]
     return [tuple(states)] if len(states) > 1 else states
 
 
-def everywhere(op: Op, value: Any) -> tuple[float, float] | None:
+def only_number_in(op: Op, value: Any) -> tuple[float, float] | None:
     """Return the only number that a tensor contains, in both traces; None for other tensors.
 
     It may be repeated for the batch.
     """
     if isinstance(value, Constant):
-        return only_number(value.tensor)
+        return only_number_of_tensor(value.tensor)
     if isinstance(value, Sizes):
-        return showings_of(value.parts[0]) if len(value.parts) == 1 else None
+        return values_in_traces(value.parts[0]) if len(value.parts) == 1 else None
     if value.target is torch.full:
-        return showings_of(value.args[1])
+        return values_in_traces(value.args[1])
     if value.target in (Tensor.expand, Tensor.repeat, Tensor.to, torch.reshape):
-        return everywhere(op, value.args[0]) if isinstance(value.args[0], fx.Node) else None
+        return only_number_in(op, value.args[0]) if isinstance(value.args[0], fx.Node) else None
     if value.target is tensor_of_sizes:
-        return showings_of(value.args[0][0]) if len(value.args[0]) == 1 else None
+        return values_in_traces(value.args[0][0]) if len(value.args[0]) == 1 else None
     if value.op == "get_attr":
-        return only_number(operator.attrgetter(str(value.target))(op.build.root))
+        return only_number_of_tensor(operator.attrgetter(str(value.target))(op.build.root))
     return None
 
 
-def only_number(tensor: Tensor) -> tuple[float, float] | None:
+def only_number_of_tensor(tensor: Tensor) -> tuple[float, float] | None:
     """Return the number that all elements equal, once per trace; None if they differ."""
     numbers = tensor.unique().tolist() if tensor.numel() else []
     return (numbers[0], numbers[0]) if len(numbers) == 1 else None
 
 
-def showings_of(number: Any) -> tuple[float, float] | None:
+def values_in_traces(number: Any) -> tuple[float, float] | None:
     """Return the values of a number, or of a node that computes one, in both traces."""
     if isinstance(number, fx.Node):
         first, second = number.meta["stand_ins"]

@@ -12,7 +12,7 @@ from ..build import Op
 from ..values import Sizes
 
 
-def over(function: Callable[..., Any]) -> Callable[[Op], Any]:
+def reduction(function: Callable[..., Any]) -> Callable[[Op], Any]:
     """Return the operator that reduces with a function over the given axes, by default all."""
 
     def call(op: Op) -> Any:
@@ -21,21 +21,21 @@ def over(function: Callable[..., Any]) -> Callable[[Op], Any]:
         keep = bool(op.get("keepdims", 1))
         no_axes_do_nothing = op.get("noop_with_empty_axes", 0)
         if isinstance(value, Sizes) and function is prod:
-            return product(op, value, single=not keep)
+            return product_of_sizes(op, value, single=not keep)
         x = op.tensor(value)
         if not axes and no_axes_do_nothing:
-            return unreduced(op, x, function)
+            return reduce_no_axis(op, x, function)
         return op.call(function, x, tuple(axes or range(op.rank(x))), keepdim=keep)
 
     return call
 
 
-def unreduced(op: Op, x: Any, function: Callable[..., Any]) -> Any:
+def reduce_no_axis(op: Op, x: Any, function: Callable[..., Any]) -> Any:
     """Apply a reduction to each number by itself, as over no axis."""
     return op.call(function, op.call(torch.unsqueeze, x, 0), (0,), keepdim=False)
 
 
-def product(op: Op, value: Sizes, *, single: bool) -> Any:
+def product_of_sizes(op: Op, value: Sizes, *, single: bool) -> Any:
     """Return the product of sizes."""
     total: Any = 1
     for part in value.parts:
@@ -55,12 +55,12 @@ def sum_of_squares(x: torch.Tensor, dims: tuple[int, ...], keepdim: bool) -> tor
     return torch.sum(x * x, dims, keepdim=keepdim)
 
 
-def sum_of_sizes(x: torch.Tensor, dims: tuple[int, ...], keepdim: bool) -> torch.Tensor:
+def sum_of_magnitudes(x: torch.Tensor, dims: tuple[int, ...], keepdim: bool) -> torch.Tensor:
     """Return the sum of absolute values."""
     return torch.sum(x.abs(), dims, keepdim=keepdim)
 
 
-def length(x: torch.Tensor, dims: tuple[int, ...], keepdim: bool) -> torch.Tensor:
+def l2_norm(x: torch.Tensor, dims: tuple[int, ...], keepdim: bool) -> torch.Tensor:
     """Return the square root of the sum of squares."""
     return torch.sqrt(torch.sum(x * x, dims, keepdim=keepdim))
 
@@ -70,7 +70,7 @@ def log_sum(x: torch.Tensor, dims: tuple[int, ...], keepdim: bool) -> torch.Tens
     return torch.log(torch.sum(x, dims, keepdim=keepdim))
 
 
-def place_of(function: Callable[..., Any]) -> Callable[[Op], Any]:
+def arg_reduction(function: Callable[..., Any]) -> Callable[[Op], Any]:
     """Return the operator that finds the index of the largest or smallest number."""
 
     def call(op: Op) -> Any:
@@ -79,13 +79,13 @@ def place_of(function: Callable[..., Any]) -> Callable[[Op], Any]:
         keep = bool(op.get("keepdims", 1))
         if not op.get("select_last_index", 0):
             return op.call(function, x, axis, keepdim=keep)
-        place = op.call(function, op.call(torch.flip, x, (axis,)), axis, keepdim=keep)
-        return op.call(torch.rsub, place, op.number(operator.sub, op.size(x, axis), 1))
+        index = op.call(function, op.call(torch.flip, x, (axis,)), axis, keepdim=keep)
+        return op.call(torch.rsub, index, op.number(operator.sub, op.size(x, axis), 1))
 
     return call
 
 
-def top(op: Op) -> Any:
+def top_k(op: Op) -> Any:
     """Call topk."""
     count = op.get("k")
     count = int(op.numbers(1)[0]) if count is None else count
@@ -97,29 +97,29 @@ def running_sum(op: Op) -> Any:
     """Call cumsum, backwards with reverse=1, without the number itself with exclusive=1."""
     x = op[0]
     axis = int(op.numbers(1)[0])
-    backwards = bool(op.get("reverse", 0))
-    if backwards:
+    is_reversed = bool(op.get("reverse", 0))
+    if is_reversed:
         x = op.call(torch.flip, x, (axis,))
     total = op.call(torch.cumsum, x, axis)
     total = op.call(torch.Tensor.to, total, op.dtype(x))
     if op.get("exclusive", 0):
         total = op.call(torch.sub, total, x)
-    return op.call(torch.flip, total, (axis,)) if backwards else total
+    return op.call(torch.flip, total, (axis,)) if is_reversed else total
 
 
 OPERATORS: dict[str, Callable[[Op], Any]] = {
-    "ReduceMean": over(torch.mean),
-    "ReduceSum": over(torch.sum),
-    "ReduceMax": over(torch.amax),
-    "ReduceMin": over(torch.amin),
-    "ReduceProd": over(prod),
-    "ReduceL1": over(sum_of_sizes),
-    "ReduceL2": over(length),
-    "ReduceSumSquare": over(sum_of_squares),
-    "ReduceLogSum": over(log_sum),
-    "ReduceLogSumExp": over(torch.logsumexp),
-    "ArgMax": place_of(torch.argmax),
-    "ArgMin": place_of(torch.argmin),
-    "TopK": top,
+    "ReduceMean": reduction(torch.mean),
+    "ReduceSum": reduction(torch.sum),
+    "ReduceMax": reduction(torch.amax),
+    "ReduceMin": reduction(torch.amin),
+    "ReduceProd": reduction(prod),
+    "ReduceL1": reduction(sum_of_magnitudes),
+    "ReduceL2": reduction(l2_norm),
+    "ReduceSumSquare": reduction(sum_of_squares),
+    "ReduceLogSum": reduction(log_sum),
+    "ReduceLogSumExp": reduction(torch.logsumexp),
+    "ArgMax": arg_reduction(torch.argmax),
+    "ArgMin": arg_reduction(torch.argmin),
+    "TopK": top_k,
     "CumSum": running_sum,
 }

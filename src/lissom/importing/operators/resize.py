@@ -18,7 +18,7 @@ MODES = {
     ("linear", 5): "trilinear",
     ("cubic", 4): "bicubic",
 }
-HALVES = ("half_pixel", "pytorch_half_pixel")
+HALF_PIXEL_MODES = ("half_pixel", "pytorch_half_pixel")
 
 
 def resize(op: Op) -> Any:
@@ -28,25 +28,25 @@ def resize(op: Op) -> Any:
     if op.get("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise ValueError("a keep_aspect_ratio_policy other than stretch is not known")
     # before opset 11 the factors are the second input
-    place = 2 if op.opset >= 11 else 1
+    factors_index = 2 if op.opset >= 11 else 1
     factors = None
     sizes = None
     if op.opset >= 11 and op.optional(3) is not None:
-        sizes = row_for(axes, op.sizes(3), [op.size(x, axis) for axis in range(op.rank(x))])
+        sizes = replace_in_row(axes, op.sizes(3), [op.size(x, axis) for axis in range(op.rank(x))])
     else:
-        factors = row_for(axes, op.numbers(place), [1.0] * op.rank(x))
-    return interpolated(op, factors, sizes)
+        factors = replace_in_row(axes, op.numbers(factors_index), [1.0] * op.rank(x))
+    return interpolate(op, factors, sizes)
 
 
-def row_for(axes: list[int], given: list[Any], row: list[Any]) -> list[Any]:
+def replace_in_row(axes: list[int], numbers: list[Any], row: list[Any]) -> list[Any]:
     """Return a row for all axes with the numbers given for some axes replaced.
 
     Raises ValueError if there are not as many numbers as axes.
     """
-    if len(given) != len(axes):
-        raise ValueError(f"expected {len(axes)} numbers, got {len(given)}")
+    if len(numbers) != len(axes):
+        raise ValueError(f"expected {len(axes)} numbers, got {len(numbers)}")
     row = list(row)
-    for axis, number in zip(axes, given, strict=True):
+    for axis, number in zip(axes, numbers, strict=True):
         row[axis] = number
     return row
 
@@ -54,20 +54,22 @@ def row_for(axes: list[int], given: list[Any], row: list[Any]) -> list[Any]:
 def upsample(op: Op) -> Any:
     """Call interpolate by factors. They are an attribute before opset 9."""
     factors = op.get("scales")
-    return interpolated(op, op.numbers(1) if factors is None else list(factors), None)
+    return interpolate(op, op.numbers(1) if factors is None else list(factors), None)
 
 
-def interpolated(op: Op, factors: list[float] | None, sizes: list[Any] | None) -> Any:
+def interpolate(op: Op, factors: list[float] | None, sizes: list[Any] | None) -> Any:
     """Call interpolate on all axes after the channels. Raises ValueError if others are resized."""
     x = op[0]
-    mode = how_to(op, factors_of(op, factors, sizes))
-    kept = factors[:2] == [1, 1] if factors is not None else same_sizes(op, sizes or [])
-    if not kept:
+    settings = interpolation_settings(op, factors_of(op, factors, sizes))
+    keeps_batch_and_channels = (
+        factors[:2] == [1, 1] if factors is not None else same_sizes(op, sizes or [])
+    )
+    if not keeps_batch_and_channels:
         raise ValueError("batch or channels are resized, which is not known")
     if sizes is not None:
-        return op.call(F.interpolate, x, size=tuple(sizes[2:]), **mode)
+        return op.call(F.interpolate, x, size=tuple(sizes[2:]), **settings)
     assert factors is not None
-    return op.call(F.interpolate, x, scale_factor=tuple(factors[2:]), **mode)
+    return op.call(F.interpolate, x, scale_factor=tuple(factors[2:]), **settings)
 
 
 def same_sizes(op: Op, sizes: list[Any]) -> bool:
@@ -81,41 +83,41 @@ def factors_of(op: Op, factors: list[float] | None, sizes: list[Any] | None) -> 
     """Return the scale factors of the axes after the channels: with sizes, those in both traces."""
     if factors is not None:
         return factors[2:]
-    found = []
-    for which in (0, 1):
-        pairs = zip((sizes or [])[2:], op.shape(op[0], which)[2:], strict=True)
-        found += [stand_ins_of(size, which) / old for size, old in pairs]
-    return found
+    traced_factors = []
+    for trace in (0, 1):
+        pairs = zip((sizes or [])[2:], op.shape(op[0], trace)[2:], strict=True)
+        traced_factors += [stand_ins_of(new_size, trace) / old_size for new_size, old_size in pairs]
+    return traced_factors
 
 
-def how_to(op: Op, factors: list[float]) -> dict[str, Any]:
+def interpolation_settings(op: Op, factors: list[float]) -> dict[str, Any]:
     """Return the settings of interpolate. Raises ValueError for modes that PyTorch lacks."""
     mode = op.get("mode", "nearest")
     name = MODES.get((mode, op.rank(op[0])))
     if name is None:
         raise ValueError(f"mode {mode!r:.40} on {op.rank(op[0])} axes is not known")
-    old = op.opset < 11 or op.node.op == "Upsample"
-    default = "asymmetric" if old else "half_pixel"
-    where = op.get("coordinate_transformation_mode", default)
+    is_old = op.opset < 11 or op.node.op == "Upsample"
+    default = "asymmetric" if is_old else "half_pixel"
+    coordinates = op.get("coordinate_transformation_mode", default)
     options = {"antialias": op.get("antialias", 0), "exclude_outside": op.get("exclude_outside", 0)}
     if mode == "nearest":  # which the options do not change
-        rounds = op.get("nearest_mode", "floor" if old else "round_prefer_floor")
-        whole = all(factor >= 1 and factor == int(factor) for factor in factors)
-        if where == "asymmetric" and rounds == "floor":
+        rounding = op.get("nearest_mode", "floor" if is_old else "round_prefer_floor")
+        are_whole = all(factor >= 1 and factor == int(factor) for factor in factors)
+        if coordinates == "asymmetric" and rounding == "floor":
             return {"mode": name}
-        if where in HALVES and rounds.startswith("round_") and whole:
+        if coordinates in HALF_PIXEL_MODES and rounding.startswith("round_") and are_whole:
             return {"mode": name}
-        if where in HALVES and rounds == "round_prefer_ceil":
+        if coordinates in HALF_PIXEL_MODES and rounding == "round_prefer_ceil":
             return {"mode": "nearest-exact"}
-        raise ValueError(f"nearest_mode {rounds!r:.40} with {where!r:.40} is not known")
+        raise ValueError(f"nearest_mode {rounding!r:.40} with {coordinates!r:.40} is not known")
     for option, value in options.items():
         if value:
             raise ValueError(f"{option} is not known")
     if abs(op.get("cubic_coeff_a", -0.75) + 0.75) > 1e-6:
         raise ValueError("a cubic_coeff_a other than -0.75 is not known")
-    if where in HALVES or where == "align_corners":
-        return {"mode": name, "align_corners": where == "align_corners"}
-    raise ValueError(f"coordinate_transformation_mode {where!r:.40} of {mode} is not known")
+    if coordinates in HALF_PIXEL_MODES or coordinates == "align_corners":
+        return {"mode": name, "align_corners": coordinates == "align_corners"}
+    raise ValueError(f"coordinate_transformation_mode {coordinates!r:.40} of {mode} is not known")
 
 
 def grid_sample(op: Op) -> Any:
@@ -128,11 +130,11 @@ def grid_sample(op: Op) -> Any:
         "bicubic": "bicubic",
     }
     mode = names.get(op.get("mode", "bilinear"))
-    edges = op.get("padding_mode", "zeros")
-    if mode is None or edges not in ("zeros", "border", "reflection"):
+    padding = op.get("padding_mode", "zeros")
+    if mode is None or padding not in ("zeros", "border", "reflection"):
         raise ValueError("its mode is not known")
-    corners = bool(op.get("align_corners", 0))
-    return op.call(F.grid_sample, op[0], op[1], mode, edges, align_corners=corners)
+    align_corners = bool(op.get("align_corners", 0))
+    return op.call(F.grid_sample, op[0], op[1], mode, padding, align_corners=align_corners)
 
 
 OPERATORS = {"Resize": resize, "Upsample": upsample, "GridSample": grid_sample}

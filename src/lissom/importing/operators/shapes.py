@@ -18,16 +18,16 @@ def reshape(op: Op) -> Any:
     The size that contains the fixed batch of the file becomes open.
     """
     value = op.raw(0)
-    wanted = op.get("shape")  # before opset 5
+    attribute = op.get("shape")  # before opset 5
     keeps_zeros = bool(op.get("allowzero", 0))
-    sizes = list(wanted) if wanted is not None else op.sizes(1)
+    sizes = list(attribute) if attribute is not None else op.sizes(1)
     if isinstance(value, Sizes) and all(isinstance(part, int) for part in sizes) and len(sizes) < 2:
         return Sizes(value.parts, single=not sizes)
     x = op.tensor(value)
-    sizes = copied_sizes(op, x, sizes, keeps_zeros=keeps_zeros)
+    sizes = replace_zeros(op, x, sizes, keeps_zeros=keeps_zeros)
     if isinstance(x, Constant):
         return Constant(op.call(Tensor.reshape, x, sizes).tensor, x.source)
-    sizes = with_open_batch(op, x, sizes)
+    sizes = open_batch(op, x, sizes)
     return reshaped(op, x, sizes)
 
 
@@ -36,38 +36,44 @@ def reshaped(op: Op, x: fx.Node, sizes: list[Any]) -> Any:
 
     All but reshape show which axes stay as they are.
     """
-    befores = [op.shape(x, which) for which in (0, 1)]
-    afters = [list(result.shape) for result in run_in_both_traces(torch.reshape, (x, sizes), {})]
-    if (groups := shuffled(op, x, afters[0])) is not None:
+    shapes_before = [op.shape(x, which) for which in (0, 1)]
+    shapes_after = [
+        list(result.shape) for result in run_in_both_traces(torch.reshape, (x, sizes), {})
+    ]
+    if (groups := find_channel_shuffle(op, x, shapes_after[0])) is not None:
         return op.call(torch.channel_shuffle, *groups)
-    if (matrices := transposed_matrices(op, x, afters)) is not None:
+    if (matrices := find_transposed_matrices(op, x, shapes_after)) is not None:
         return op.call(torch.transpose, matrices, -2, -1)
-    pairs = list(zip(*befores, strict=True))
-    wanted = list(zip(*afters, strict=True))
-    first = common(pairs, wanted)
-    last = common(pairs[first:][::-1], wanted[first:][::-1])
-    old = pairs[first : len(pairs) - last]
-    new = wanted[first : len(wanted) - last]
-    if not old and not new:
+    sizes_before = list(zip(*shapes_before, strict=True))
+    sizes_after = list(zip(*shapes_after, strict=True))
+    first = common_prefix_length(sizes_before, sizes_after)
+    last = common_prefix_length(sizes_before[first:][::-1], sizes_after[first:][::-1])
+    old_sizes = sizes_before[first : len(sizes_before) - last]
+    new_sizes = sizes_after[first : len(sizes_after) - last]
+    if not old_sizes and not new_sizes:
         return x
-    if first and (not old or not new):  # axes of size 1 after another axis
+    if first and (not old_sizes or not new_sizes):  # axes of size 1 after another axis
         first -= 1
-        old = [pairs[first], *old]
-        new = [wanted[first], *new]
-    if len(new) == 1 and len(old) > 1:
-        end = first + len(old) - 1
+        old_sizes = [sizes_before[first], *old_sizes]
+        new_sizes = [sizes_after[first], *new_sizes]
+    if len(new_sizes) == 1 and len(old_sizes) > 1:
+        end = first + len(old_sizes) - 1
         ends = () if end == op.rank(x) - 1 else (end,)
         return op.call(torch.flatten, x, first, *ends)
-    moving = [place for place, (one, two) in enumerate(new) if one != two]
-    if len(old) == 1 and len(new) > 1 and len(moving) < 2:
-        parts = [one for one, _ in new]
+    varying = [
+        index
+        for index, (first_size, second_size) in enumerate(new_sizes)
+        if first_size != second_size
+    ]
+    if len(old_sizes) == 1 and len(new_sizes) > 1 and len(varying) < 2:
+        parts = [size for size, _ in new_sizes]
         free = free_part(parts, last=first == op.rank(x) - 1)
-        parts[moving[0] if moving else free] = -1
+        parts[varying[0] if varying else free] = -1
         return op.call(torch.unflatten, x, first, tuple(parts))
     return op.call(torch.reshape, x, sizes)
 
 
-def transposed_matrices(op: Op, x: fx.Node, wanted: list[list[int]]) -> fx.Node | None:
+def find_transposed_matrices(op: Op, x: fx.Node, wanted: list[list[int]]) -> fx.Node | None:
     """Return the matrices that reshape, permute and reshape only transpose; None for other nodes.
 
     `x` is the permute.
@@ -98,7 +104,7 @@ def free_part(parts: list[int], *, last: bool) -> int:
     return len(parts) - 2 if last else len(parts) - 1
 
 
-def common(one: list[Any], other: list[Any]) -> int:
+def common_prefix_length(one: list[Any], other: list[Any]) -> int:
     """Return the length of the common prefix of two lists."""
     count = 0
     while count < min(len(one), len(other)) and one[count] == other[count]:
@@ -106,22 +112,25 @@ def common(one: list[Any], other: list[Any]) -> int:
     return count
 
 
-def shuffled(op: Op, x: fx.Node, wanted: list[int]) -> tuple[fx.Node, int] | None:
+def find_channel_shuffle(op: Op, x: fx.Node, wanted: list[int]) -> tuple[fx.Node, int] | None:
     """Return input and groups of the channel shuffle that reshape, permute and reshape compute.
 
     `x` is the permute. None for other nodes.
     """
     if x.target is not torch.permute or x.args[1] != (0, 2, 1, 3, 4):
         return None
-    apart: Any = x.args[0]
-    if not isinstance(apart, fx.Node) or apart.target not in (torch.unflatten, torch.reshape):
+    unflattened: Any = x.args[0]
+    if not isinstance(unflattened, fx.Node) or unflattened.target not in (
+        torch.unflatten,
+        torch.reshape,
+    ):
         return None
-    source: Any = apart.args[0]
-    fits = op.shape(source) == wanted and op.rank(apart) == 5
-    return (source, op.shape(apart)[1]) if fits else None
+    source: Any = unflattened.args[0]
+    fits = op.shape(source) == wanted and op.rank(unflattened) == 5
+    return (source, op.shape(unflattened)[1]) if fits else None
 
 
-def copied_sizes(
+def replace_zeros(
     op: Op, x: Constant | fx.Node, sizes: list[Any], *, keeps_zeros: bool
 ) -> list[Any]:
     """Return sizes with zeros replaced by the sizes of the input, unless zeros are kept."""
@@ -142,43 +151,43 @@ def is_number(part: Any, number: int) -> bool:
     return isinstance(part, int) and part == number
 
 
-def with_open_batch(op: Op, x: fx.Node, sizes: list[Any]) -> list[Any]:
+def open_batch(op: Op, x: fx.Node, sizes: list[Any]) -> list[Any]:
     """Return sizes in which -1 replaces the size that contains the fixed batch of the file.
 
     The numbers of elements before and after the batch stay the same.
     """
     before = op.shape(x)
-    opened = [axis for axis, size in enumerate(before) if size != op.shape(x, 1)[axis]]
+    open_axes = [axis for axis, size in enumerate(before) if size != op.shape(x, 1)[axis]]
     batch = op.build.fixed_batch
-    if batch is None or len(opened) != 1 or not all(isinstance(part, int) for part in sizes):
+    if batch is None or len(open_axes) != 1 or not all(isinstance(part, int) for part in sizes):
         return sizes
-    axis = opened[0]
+    axis = open_axes[0]
     count = math.prod(before) * batch // op.build.batches[0]  # as the file has it
-    whole = list(sizes)
-    if -1 in whole:
-        whole[whole.index(-1)] = count // max(1, -math.prod(whole))
-    if math.prod(whole) != count:
+    full_sizes = list(sizes)
+    if -1 in full_sizes:
+        full_sizes[full_sizes.index(-1)] = count // max(1, -math.prod(full_sizes))
+    if math.prod(full_sizes) != count:
         return sizes
-    leading = op.size_before_batch_in(x)
-    outer = math.prod(before[:axis]) * leading
-    times = before[axis] // op.build.batches[0] // leading
-    place = batch_place(whole, outer, times, math.prod(before[axis + 1 :]))
-    if place is None:
+    size_before = op.size_before_batch_in(x)
+    outer = math.prod(before[:axis]) * size_before
+    times = before[axis] // op.build.batches[0] // size_before
+    index = batch_index(full_sizes, outer, times, math.prod(before[axis + 1 :]))
+    if index is None:
         return sizes
-    op.size_before_batch = max(1, outer // math.prod(whole[:place]))
-    return [*whole[:place], -1, *whole[place + 1 :]]
+    op.size_before_batch = max(1, outer // math.prod(full_sizes[:index]))
+    return [*full_sizes[:index], -1, *full_sizes[index + 1 :]]
 
 
-def batch_place(sizes: list[int], outer: int, times: int, inner: int) -> int | None:
+def batch_index(sizes: list[int], outer: int, times: int, inner: int) -> int | None:
     """Return the index of the size that contains the batch, None if none does.
 
     There are `outer` elements before the batch and `inner` after it; `times` is the size that the
     batch was merged with. The best size has as many elements before and after it as the batch, the
     next best on one side.
 
-    >>> batch_place([17, 1, 3, 48], 17, 1, 144), batch_place([17, 48], 17, 1, 48)
+    >>> batch_index([17, 1, 3, 48], 17, 1, 144), batch_index([17, 48], 17, 1, 48)
     (1, 0)
-    >>> batch_place([1, 4, 17, 12], 1, 4, 204), batch_place([17, 1, 48], 17, 1, 48)
+    >>> batch_index([1, 4, 17, 12], 1, 4, 204), batch_index([17, 1, 48], 17, 1, 48)
     (0, 1)
     """
     begins = [k for k in range(len(sizes)) if math.prod(sizes[:k]) == outer]
@@ -247,17 +256,18 @@ def expand(op: Op) -> Any:
     sizes = op.sizes(1)
     # shapes are aligned at the last axis, and a size of 1 keeps that of the tensor
     missing = len(sizes) - op.rank(x)
-    whole = [1] * -missing + sizes
-    kept = [
+    all_sizes = [1] * -missing + sizes
+    expanded_sizes = [
         -1
-        if axis >= missing and (is_number(size, 1) or is_number(size, have(op, x, axis, missing)))
+        if axis >= missing
+        and (is_number(size, 1) or is_number(size, size_of_axis(op, x, axis, missing)))
         else size
-        for axis, size in enumerate(whole)
+        for axis, size in enumerate(all_sizes)
     ]
-    return op.call(Tensor.expand, x, kept)
+    return op.call(Tensor.expand, x, expanded_sizes)
 
 
-def have(op: Op, x: Constant | fx.Node, axis: int, missing: int) -> int:
+def size_of_axis(op: Op, x: Constant | fx.Node, axis: int, missing: int) -> int:
     """Return the size in the tensor of an axis of the longer shape."""
     return op.shape(x)[axis - max(0, missing)]
 
@@ -284,8 +294,8 @@ def space_to_depth(op: Op) -> Any:
     """Call pixel_unshuffle, then reorder the channels as in ONNX."""
     block = op.get("blocksize", 1)
     x = op.call(torch.pixel_unshuffle, op[0], block)
-    apart = op.call(torch.unflatten, x, 1, (-1, block * block))
-    return op.call(torch.flatten, op.call(torch.transpose, apart, 1, 2), 1, 2)
+    unflattened = op.call(torch.unflatten, x, 1, (-1, block * block))
+    return op.call(torch.flatten, op.call(torch.transpose, unflattened, 1, 2), 1, 2)
 
 
 OPERATORS = {

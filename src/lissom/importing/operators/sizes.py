@@ -64,16 +64,16 @@ def constant_of_shape(op: Op) -> Any:
     return op.call(torch.full, tuple(op.sizes(0)), value.reshape(()).item(), dtype=value.dtype)
 
 
-def count_up(op: Op) -> Any:
+def range_of(op: Op) -> Any:
     """Call arange. Raises ValueError if start, limit or step is not a single number."""
-    ends = []
-    for place in range(3):
-        if len(part := op.sizes(place)) != 1:
+    numbers = []
+    for index in range(3):
+        if len(part := op.sizes(index)) != 1:
             raise ValueError("expected single numbers")
-        ends.append(part[0])
-    values = [op.raw(place) for place in range(3)]
-    kind = next((op.dtype(value) for value in values if isinstance(value, Constant)), torch.int64)
-    return op.call(torch.arange, *ends, dtype=kind)
+        numbers.append(part[0])
+    values = [op.raw(index) for index in range(3)]
+    dtype = next((op.dtype(value) for value in values if isinstance(value, Constant)), torch.int64)
+    return op.call(torch.arange, *numbers, dtype=dtype)
 
 
 def cast(op: Op) -> Any:
@@ -81,32 +81,32 @@ def cast(op: Op) -> Any:
     wanted = TYPES.get(op.get("to", 1))
     if wanted is None:
         raise ValueError(f"type {op.get('to', 1)} is not known")
-    return in_type(op, op.raw(0), wanted)
+    return convert_type(op, op.raw(0), wanted)
 
 
 def cast_like(op: Op) -> Any:
     """Convert a tensor to the type of another one."""
-    return in_type(op, op.raw(0), op.dtype(op.raw(1)))
+    return convert_type(op, op.raw(0), op.dtype(op.raw(1)))
 
 
-def in_type(op: Op, value: Any, wanted: torch.dtype) -> Any:
+def convert_type(op: Op, value: Any, dtype: torch.dtype) -> Any:
     """Return a value in a type; the value itself if it has that type."""
     if isinstance(value, Sizes):
-        if wanted in (torch.int32, torch.int64):
-            whole = all(isinstance(number_in_first_trace(part), int) for part in value.parts)
+        if dtype in (torch.int32, torch.int64):
+            all_integers = all(isinstance(number_in_first_trace(part), int) for part in value.parts)
             return (
                 value
-                if whole
+                if all_integers
                 else Sizes(tuple(op.number(int, part) for part in value.parts), value.single)
             )
-        if wanted.is_floating_point:
+        if dtype.is_floating_point:
             return Sizes(
                 tuple(op.number(operator.mul, part, 1.0) for part in value.parts), value.single
             )
     value = op.tensor(value)
-    if op.dtype(value) == wanted:
+    if op.dtype(value) == dtype:
         return value
-    return op.call(Tensor.to, value, wanted)
+    return op.call(Tensor.to, value, dtype)
 
 
 def number_in_first_trace(part: Any) -> Any:
@@ -121,7 +121,7 @@ def identity(op: Op) -> Any:
 
 def where(op: Op) -> Any:
     """Select from two tensors by a condition."""
-    condition, yes, no = (op.raw(place) for place in range(3))
+    condition, yes, no = (op.raw(index) for index in range(3))
     if isinstance(condition, Constant) and any(isinstance(v, Sizes) for v in (yes, no)):
         picks = condition.tensor.reshape(-1).tolist()
         rows = [parts_of(value, len(picks)) for value in (yes, no)]
@@ -159,7 +159,7 @@ OPERATORS = {
     "Size": size,
     "Constant": constant,
     "ConstantOfShape": constant_of_shape,
-    "Range": count_up,
+    "Range": range_of,
     "Cast": cast,
     "CastLike": cast_like,
     "Identity": identity,

@@ -31,13 +31,13 @@ class Window:
     upper: bool = False  # whether the larger half of an odd padding is at the end of the axis
 
     @property
-    def reaches(self) -> list[int]:
+    def extents(self) -> list[int]:
         """Return the number of places on each axis from the first to the last that it reads."""
         pairs = zip(self.kernel, self.dilations, strict=True)
         return [(size - 1) * dilation + 1 for size, dilation in pairs]
 
     @property
-    def even(self) -> bool:
+    def is_symmetric(self) -> bool:
         """Whether padding is known, symmetric on each axis, and never negative."""
         same = self.before == self.after and min(self.before, default=0) >= 0
         return same and not self.opened
@@ -45,7 +45,7 @@ class Window:
     def padded(self, op: Op, x: Value, value: float = 0.0) -> Any:
         """Return `x` (n c ...) with the padding around it."""
         if self.opened:
-            return op.call(same_padded, x, self.reaches, self.strides, self.upper, value=value)
+            return op.call(same_padded, x, self.extents, self.strides, self.upper, value=value)
         return op.call(F.pad, x, last_first(zip(self.before, self.after, strict=True)), value=value)
 
 
@@ -66,30 +66,30 @@ def window_of(op: Op, kernel: list[int], x: Value, *, transposed: bool = False) 
     axes = len(kernel)
     if op.rank(x) != axes + 2:
         raise ValueError(f"a kernel of {axes} axes meets an input of {op.rank(x)}")
-    strides = row(op, "strides", [1] * axes)
-    dilations = row(op, "dilations", [1] * axes)
+    strides = list_attribute(op, "strides", [1] * axes)
+    dilations = list_attribute(op, "dilations", [1] * axes)
     if min([*kernel, *strides, *dilations]) < 1:
         raise ValueError(f"expected positive sizes, got {kernel}, {strides}, {dilations}")
     window = Window(kernel, strides, dilations, [0] * axes, [0] * axes)
-    how = op.get("auto_pad", "NOTSET")
-    pads = row(op, "pads", [0] * 2 * axes)  # without effect beside another auto_pad
-    if how in ("SAME_UPPER", "SAME_LOWER"):
-        window.upper = how == "SAME_UPPER"
+    auto_pad = op.get("auto_pad", "NOTSET")
+    pads = list_attribute(op, "pads", [0] * 2 * axes)  # without effect beside another auto_pad
+    if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+        window.upper = auto_pad == "SAME_UPPER"
         for axis in range(axes):
             total = same_padding(op, window, x, axis, transposed=transposed)
             if total is None:
                 window.opened = True
             else:
                 window.before[axis], window.after[axis] = halves(total, window.upper)
-    elif how == "NOTSET":
+    elif auto_pad == "NOTSET":
         window.before = pads[:axes]
         window.after = pads[axes:]
-    elif how != "VALID":
-        raise ValueError(f"auto_pad {how!r:.40} is not known")
+    elif auto_pad != "VALID":
+        raise ValueError(f"auto_pad {auto_pad!r:.40} is not known")
     return window
 
 
-def row(op: Op, name: str, default: list[int]) -> list[int]:
+def list_attribute(op: Op, name: str, default: list[int]) -> list[int]:
     """Return a list attribute. Raises ValueError if it is not as long as its default."""
     values: list[Any] = op.get(name, default)
     if len(values) != len(default):
@@ -102,21 +102,21 @@ def same_padding(op: Op, window: Window, x: Value, axis: int, *, transposed: boo
 
     None if it depends on an open size.
     """
-    reach = window.reaches[axis]
+    extent = window.extents[axis]
     stride = window.strides[axis]
     if transposed:
-        return max(0, reach - stride)
-    sizes = {op.shape(x, which)[axis + 2] for which in (0, 1)}
-    if stride == 1 or reach == 1 or len(sizes) == 1:
-        return missing(sizes.pop(), reach, stride)
+        return max(0, extent - stride)
+    sizes = {op.shape(x, trace)[axis + 2] for trace in (0, 1)}
+    if stride == 1 or extent == 1 or len(sizes) == 1:
+        return missing(sizes.pop(), extent, stride)
     return None
 
 
 def same_padded(
-    x: Tensor, reaches: list[int], strides: list[int], upper: bool, value: float = 0.0
+    x: Tensor, extents: list[int], strides: list[int], upper: bool, value: float = 0.0
 ) -> Tensor:
     """Return `x` (n c ...) with padding for its size: a window then gives ceil(size / stride)
     places on each axis.
     """
-    pads = same_pads(x.shape[2:], reaches, strides, [1] * len(reaches), upper=upper)
+    pads = same_pads(x.shape[2:], extents, strides, [1] * len(extents), upper=upper)
     return F.pad(x, pads, value=value)

@@ -7,30 +7,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from .activations import wires
+from .graph import makers_and_users, node_like, output_names_of
 
 
-def round_parts(proto: Any) -> None:
+def round_split_parts(proto: Any) -> None:
     """Insert a Q/DQ pair after each output of a split of rounded values, in place."""
-    from onnx import helper
-
-    makers, users = wires(proto.graph)
-    ends = {value.name for value in proto.graph.output}
+    makers, users = makers_and_users(proto.graph)
+    outputs = output_names_of(proto.graph)
     for node in [node for node in proto.graph.node if node.op_type == "Split"]:
-        back = makers.get(node.input[0])
-        rounds = (
-            makers.get(back.input[0])
-            if back is not None and back.op_type == "DequantizeLinear"
+        dequantize = makers.get(node.input[0])
+        quantize = (
+            makers.get(dequantize.input[0])
+            if dequantize is not None and dequantize.op_type == "DequantizeLinear"
             else None
         )
         # with fewer than 8 bits a Clip lies between the two, and the split is skipped
-        if back is None or rounds is None or rounds.op_type != "QuantizeLinear":
+        if dequantize is None or quantize is None or quantize.op_type != "QuantizeLinear":
             continue
-        place = list(proto.graph.node).index(node) + 1
+        position = list(proto.graph.node).index(node) + 1
         for part in node.output:
             readers = users[part]
             if (
-                part in ends
+                part in outputs
                 or not readers
                 or all(user.op_type == "QuantizeLinear" for user in readers)
             ):
@@ -39,8 +37,6 @@ def round_parts(proto: Any) -> None:
             values = f"{part}/dq"
             for user in readers:
                 user.input[:] = [values if name == part else name for name in user.input]
-            for like, source, name in ((rounds, part, codes), (back, codes, values)):
-                again = helper.make_node(like.op_type, [source, *like.input[1:]], [name], name)
-                again.attribute.extend(like.attribute)
-                proto.graph.node.insert(place, again)
-                place += 1
+            for like, source, name in ((quantize, part, codes), (dequantize, codes, values)):
+                proto.graph.node.insert(position, node_like(like, source, name))
+                position += 1

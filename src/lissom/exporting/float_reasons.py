@@ -11,7 +11,7 @@ FLOAT_WEIGHTS = "its weights are float"
 FLOAT_INPUTS = "it reads floats"
 FLOAT_OUTPUT = "its output is not rounded"
 SEVERAL_GRIDS = "its output is rounded to several grids"
-OTHERS = "others read its output before it is rounded"
+OTHER_READERS = "others read its output before it is rounded"
 LEFT_FLOAT = "recurrent layers stay float"
 NO_KERNEL = "ONNX Runtime has no transposed convolution in integers"
 GROUPS = "OpenVINO computes transposed convolutions with groups in float"
@@ -31,16 +31,16 @@ MOVES = {
 INTEGERS = {"i4", "i8", "u8"}
 
 
-def named(name: str, reason: str | None) -> str:
+def with_reason(name: str, reason: str | None) -> str:
     """Return the name of an operation, with the reason if one is known.
 
-    >>> named("stem/Conv", "it reads floats"), named("head/Gemm", None)
+    >>> with_reason("stem/Conv", "it reads floats"), with_reason("head/Gemm", None)
     ('stem/Conv (it reads floats)', 'head/Gemm')
     """
     return f"{name} ({reason})" if reason else name
 
 
-def in_onnx(
+def why_float_in_onnxruntime(
     node: Any, makers: Mapping[str, Any], users: Mapping[str, Sequence[Any]], constants: set[str]
 ) -> str | None:
     """Return why ONNX Runtime left a node of its optimised graph in float, None if unknown."""
@@ -52,17 +52,17 @@ def in_onnx(
 
     def is_weight(name: str) -> bool:
         maker = makers.get(name)
-        unpacked = (
+        dequantized = (
             maker is not None
             and maker.op_type == "DequantizeLinear"
             and maker.input[0] in constants
         )
-        return unpacked or name in constants
+        return dequantized or name in constants
 
     if node.op_type in RECURRENT:
         return LEFT_FLOAT
-    read = [name for name in node.input[:2] if not is_weight(name)]
-    sources = [source(name) for name in read]
+    inputs = [name for name in node.input[:2] if not is_weight(name)]
+    sources = [source(name) for name in inputs]
     if any(origin is None or origin.op_type != "DequantizeLinear" for origin in sources):
         return FLOAT_INPUTS
     if node.op_type != "Add" and any(name in constants for name in node.input[:2]):
@@ -75,10 +75,12 @@ def in_onnx(
     rounders = [reader for reader in readers if reader.op_type == "QuantizeLinear"]
     if not rounders:
         return FLOAT_OUTPUT
-    return None if len(readers) == 1 else SEVERAL_GRIDS if len(rounders) == len(readers) else OTHERS
+    if len(readers) == 1:
+        return None
+    return SEVERAL_GRIDS if len(rounders) == len(readers) else OTHER_READERS
 
 
-def in_openvino(model: Any) -> dict[str, str | None]:
+def why_float_in_openvino(model: Any) -> dict[str, str | None]:
     """Return why OpenVINO would leave a convolution, matrix product or recurrent layer of a model in
     float, by name; None if no reason is known.
 
@@ -89,7 +91,7 @@ def in_openvino(model: Any) -> dict[str, str | None]:
         if node.get_type_name().removesuffix("Sequence").removesuffix("Cell") in RECURRENT:
             reasons[node.get_friendly_name()] = LEFT_FLOAT
         if node.get_type_name() in PRODUCTS:
-            reason = why_transposed(node) if holds_integers(node) else FLOAT_WEIGHTS
+            reason = why_transposed_is_float(node) if holds_integers(node) else FLOAT_WEIGHTS
             name = node.get_friendly_name()
             reasons[name] = reasons[name.removesuffix(BIASED)] = (
                 reason if reads_integers(node.input_value(0)) else FLOAT_INPUTS
@@ -97,7 +99,7 @@ def in_openvino(model: Any) -> dict[str, str | None]:
     return reasons
 
 
-def why_transposed(node: Any) -> str | None:
+def why_transposed_is_float(node: Any) -> str | None:
     """Return why OpenVINO computes a transposed convolution of integers in float; None for other
     operations, and if no reason is known.
     """
@@ -107,21 +109,21 @@ def why_transposed(node: Any) -> str | None:
     value = node.input_value(0).get_node()
     while value.get_type_name() in MOVES | {"Multiply"}:
         value = value.input_value(0).get_node()
-    shifted = value.get_type_name() == "Subtract" and constant(value.input_value(1)) != 0
-    return ZERO_POINT if kind == "ConvolutionBackpropData" and shifted else None
+    has_zero_point = value.get_type_name() == "Subtract" and constant(value.input_value(1)) != 0
+    return ZERO_POINT if kind == "ConvolutionBackpropData" and has_zero_point else None
 
 
 def holds_integers(node: Any) -> bool:
     """Return whether the weights of an operation in an OpenVINO model come from integer constants."""
-    ahead = [node.input_value(1).get_node()]
-    while ahead:
-        behind = ahead.pop()
+    pending = [node.input_value(1).get_node()]
+    while pending:
+        source = pending.pop()
         if (
-            behind.get_type_name() == "Constant"
-            and behind.get_element_type().get_type_name() in INTEGERS
+            source.get_type_name() == "Constant"
+            and source.get_element_type().get_type_name() in INTEGERS
         ):
             return True
-        ahead += [value.get_node() for value in behind.input_values()]
+        pending += [value.get_node() for value in source.input_values()]
     return False
 
 

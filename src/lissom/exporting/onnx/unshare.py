@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .activations import wires
+from .graph import makers_and_users
 
 
-def unshare_steps(proto: Any) -> None:
+def unshare_scales(proto: Any) -> None:
     """Give each per-tensor Q or DQ node its own copy of the scale and the zero point, in place.
 
     Equal ones are one constant in the file. When OpenVINO 2026.4 moves a DequantizeLinear through
@@ -16,20 +16,20 @@ def unshare_steps(proto: Any) -> None:
     """
     import onnx
 
-    held = {tensor.name: tensor for tensor in proto.graph.initializer if not len(tensor.dims)}
-    seen = set[str]()
+    scalars = {tensor.name: tensor for tensor in proto.graph.initializer if not len(tensor.dims)}
+    used_names = set[str]()
     for node in proto.graph.node:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
-        for place, word in ((1, "scale"), (2, "zero")):
-            name = node.input[place] if place < len(node.input) else ""
-            if name in held and name in seen:
+        for index, word in ((1, "scale"), (2, "zero")):
+            name = node.input[index] if index < len(node.input) else ""
+            if name in scalars and name in used_names:
                 copy = onnx.TensorProto()
-                copy.CopyFrom(held[name])
+                copy.CopyFrom(scalars[name])
                 copy.name = f"{node.output[0]}_{word}"
                 proto.graph.initializer.append(copy)
-                node.input[place] = copy.name
-            seen.add(name)
+                node.input[index] = copy.name
+            used_names.add(name)
 
 
 def unshare_transposes(proto: Any) -> None:
@@ -38,16 +38,20 @@ def unshare_transposes(proto: Any) -> None:
     The integers stay shared. ONNX Runtime 1.32 transposes integers only if one node reads the
     result, and otherwise computes the products in float.
     """
-    makers, users = wires(proto.graph)
+    makers, users = makers_and_users(proto.graph)
     for node in [node for node in proto.graph.node if node.op_type == "Transpose"]:
-        back = makers.get(node.input[0])
-        if back is None or back.op_type != "DequantizeLinear" or back.input[0] in makers:
+        dequantize = makers.get(node.input[0])
+        if (
+            dequantize is None
+            or dequantize.op_type != "DequantizeLinear"
+            or dequantize.input[0] in makers
+        ):
             continue
         for reader in users[node.output[0]][1:]:
-            own = type(node)()
-            own.CopyFrom(node)
-            own.name = own.output[0] = f"{reader.output[0]}_weight"
+            copy = type(node)()
+            copy.CopyFrom(node)
+            copy.name = copy.output[0] = f"{reader.output[0]}_weight"
             reader.input[:] = [
-                own.output[0] if name == node.output[0] else name for name in reader.input
+                copy.output[0] if name == node.output[0] else name for name in reader.input
             ]
-            proto.graph.node.insert(list(proto.graph.node).index(reader), own)
+            proto.graph.node.insert(list(proto.graph.node).index(reader), copy)

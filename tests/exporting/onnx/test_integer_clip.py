@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import lissom
-from lissom.exporting.onnx.clipped import clip_integers
+from lissom.exporting.onnx.integer_clip import clip_integers
 from lissom.targets.onnxruntime import Onnxruntime
 from lissom.targets.openvino import Openvino
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from .graph import remove_unread_nodes
+
 AXIS_END = 2**62  # the end of any axis
 
 
-def remove_wrapping(proto: Any) -> None:
+def replace_circular_padding(proto: Any) -> None:
     """Replace each Pad of mode "wrap" whose pads are constants by slices and a Concat, in place."""
     from onnx import helper, numpy_helper
 
@@ -22,9 +24,9 @@ def remove_wrapping(proto: Any) -> None:
             continue
         pads = numpy_helper.to_array(tensors[node.input[1]]).tolist()
         count = len(pads) // 2
-        stated = tensors.get(node.input[3]) if len(node.input) > 3 and node.input[3] else None
-        axes = range(count) if stated is None else numpy_helper.to_array(stated).tolist()
-        back = next(
+        axes_tensor = tensors.get(node.input[3]) if len(node.input) > 3 and node.input[3] else None
+        axes = range(count) if axes_tensor is None else numpy_helper.to_array(axes_tensor).tolist()
+        dequantize = next(
             (
                 n
                 for n in graph.node
@@ -32,34 +34,32 @@ def remove_wrapping(proto: Any) -> None:
             ),
             None,
         )
-        place = list(graph.node).index(node)
+        position = list(graph.node).index(node)
         name = node.name or node.output[0]
         nodes = list[Any]()
-        value = node.input[0] if back is None else back.input[0]
+        value = node.input[0] if dequantize is None else dequantize.input[0]
         for axis, low, high in zip(axes, pads[:count], pads[count:], strict=True):
             if low or high:
-                value = around(
+                value = pad_axis(
                     graph, nodes, value, f"{name}/{axis}", int(axis), int(low), int(high)
                 )
-        if back is None:
+        if dequantize is None:
             nodes.append(helper.make_node("Identity", [value], [node.output[0]], name=name))
         else:
             nodes.append(
                 helper.make_node(
-                    "DequantizeLinear", [value, *back.input[1:]], [node.output[0]], name=name
+                    "DequantizeLinear", [value, *dequantize.input[1:]], [node.output[0]], name=name
                 )
             )
-            nodes[-1].attribute.extend(back.attribute)
+            nodes[-1].attribute.extend(dequantize.attribute)
         graph.node.remove(node)
         for other in reversed(nodes):
-            graph.node.insert(place, other)
-    from .float_layers import forget
-
-    unread = {n.output[0]: "" for n in graph.node if n.op_type == "DequantizeLinear"}
-    forget(graph, unread)
+            graph.node.insert(position, other)
+    widened = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear"}
+    remove_unread_nodes(graph, widened)
 
 
-def around(
+def pad_axis(
     graph: Any, nodes: list[Any], value: str, name: str, axis: int, low: int, high: int
 ) -> str:
     """Add nodes that pad a value with its last `low` elements in front and its first `high`
@@ -69,11 +69,11 @@ def around(
     """
     from onnx import helper
 
-    def part(of: str, which: str, start: int, end: int) -> str:
+    def add_slice(of: str, which: str, start: int, end: int) -> str:
         nodes.append(
             helper.make_node(
                 "Slice",
-                [of, *(number(graph, n) for n in (start, end, axis))],
+                [of, *(constant_of(graph, n) for n in (start, end, axis))],
                 [f"{name}/{which}"],
                 name=f"{name}/{which}",
             )
@@ -83,10 +83,10 @@ def around(
     middle = (
         value
         if low >= 0 and high >= 0
-        else part(value, "middle", max(0, -low), high if high < 0 else AXIS_END)
+        else add_slice(value, "middle", max(0, -low), high if high < 0 else AXIS_END)
     )
-    before = [part(middle, "end", -low, AXIS_END)] if low > 0 else []
-    behind = [part(middle, "begin", 0, high)] if high > 0 else []
+    before = [add_slice(middle, "end", -low, AXIS_END)] if low > 0 else []
+    behind = [add_slice(middle, "begin", 0, high)] if high > 0 else []
     if not before and not behind:
         return middle
     nodes.append(
@@ -95,7 +95,7 @@ def around(
     return name
 
 
-def number(graph: Any, value: int) -> str:
+def constant_of(graph: Any, value: int) -> str:
     """Return the name of a constant [value], added to the graph if needed."""
     import numpy as np
     from onnx import numpy_helper

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def released() -> Iterator[None]:
+def forget_exported_networks() -> Iterator[None]:
     """Make PyTorch forget every network exported in the block.
 
     The environment of symbolic sizes (ShapeEnv) lists tensors whose sizes refer back to it. The
@@ -19,17 +19,17 @@ def released() -> Iterator[None]:
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     environments = list[Any]()
-    begin = ShapeEnv.__init__
+    original = ShapeEnv.__init__
 
-    def noted(self: Any, *args: Any, **named: Any) -> None:
+    def init(self: Any, *args: Any, **named: Any) -> None:
         environments.append(self)
-        begin(self, *args, **named)
+        original(self, *args, **named)
 
-    ShapeEnv.__init__ = noted  # type: ignore[method-assign]
+    ShapeEnv.__init__ = init  # type: ignore[method-assign]
     try:
         yield
     finally:
-        ShapeEnv.__init__ = begin  # type: ignore[method-assign]
+        ShapeEnv.__init__ = original  # type: ignore[method-assign]
         for environment in environments:
             if getattr(environment, "tracked_fakes", None):
                 environment.tracked_fakes.clear()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from .activations import wires
+from .graph import makers_and_users
 
 SUMS = {"Add", "Sub", "Mul", "Div"}
 
 
-def relu_by_max(proto: Any) -> None:
+def write_relu_as_max(proto: Any) -> None:
     """Replace each Relu and Clip that reads an Add, Sub, Mul or Div by Max and Min with a constant,
     in place.
 
@@ -21,7 +21,7 @@ def relu_by_max(proto: Any) -> None:
     from numpy import array
     from onnx import helper, numpy_helper
 
-    makers, _ = wires(proto.graph)
+    makers, _ = makers_and_users(proto.graph)
     nodes = []
     for node in proto.graph.node:
         if (
@@ -36,13 +36,13 @@ def relu_by_max(proto: Any) -> None:
         if node.op_type == "Relu":
             low = [f"{node.output[0]}/nought"]
             proto.graph.initializer.append(numpy_helper.from_array(array(0, "float32"), low[0]))
-        ends = [(kind, name[0]) for kind, name in (("Max", low), ("Min", high)) if name[0]]
+        bounds = [(kind, name[0]) for kind, name in (("Max", low), ("Min", high)) if name[0]]
         value = node.input[0]
-        for place, (kind, end) in enumerate(ends):
-            last = place + 1 == len(ends)
+        for index, (kind, bound) in enumerate(bounds):
+            last = index + 1 == len(bounds)
             name = node.output[0] if last else f"{node.output[0]}/{kind}"
             nodes.append(
-                helper.make_node(kind, [value, end], [name], name=node.name if last else name)
+                helper.make_node(kind, [value, bound], [name], name=node.name if last else name)
             )
             value = name
     del proto.graph.node[:]
