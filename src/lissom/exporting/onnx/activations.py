@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .graph import makers_and_users, output_names_of, outputs_of
+from .graph import makers_and_users, output_names_of, outputs_of, source_of_kind
 
 ACTIVATIONS = {
     "Elu",
@@ -38,19 +38,12 @@ def join_activations(proto: Any) -> None:
     makers, users = makers_and_users(proto.graph)
     outputs = output_names_of(proto.graph)
     for dequantize in [node for node in proto.graph.node if node.op_type == "DequantizeLinear"]:
-        quantize = makers.get(dequantize.input[0])
-        layer = (
-            makers.get(quantize.input[0])
-            if quantize is not None and quantize.op_type == "QuantizeLinear"
-            else None
-        )
-        only_path = all(
-            has_one_reader_each(node, users) for node in (layer, quantize) if node is not None
-        )
+        quantize = source_of_kind(dequantize, "QuantizeLinear", makers)
+        layer = source_of_kind(quantize, "Conv", makers)
         if (
             layer is None
-            or layer.op_type != "Conv"
-            or not only_path
+            or not has_one_reader_each(layer, users)
+            or not has_one_reader_each(quantize, users)
             or dequantize.output[0] in outputs
             or not feeds_only_activation(dequantize.output[0], users)
         ):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .graph import makers_and_users, node_like
+from .graph import makers_and_users, node_like, source_of_kind
 
 
 def round_padded_averages(proto: Any) -> None:
@@ -21,14 +21,10 @@ def round_padded_averages(proto: Any) -> None:
     nonzero_constants = {t.name for t in graph.initializer if any_of(numpy_helper.to_array(t))}
     for pool in [node for node in graph.node if node.op_type == "AveragePool"]:
         makers, users = makers_and_users(graph)
-        pad: Any = makers.get(pool.input[0])
-        has_pad = pad is not None and pad.op_type == "Pad" and len(users[pool.input[0]]) == 1
-        dequantize = makers.get(pad.input[0]) if has_pad else pad
-        if (
-            dequantize is None
-            or dequantize.op_type != "DequantizeLinear"
-            or dequantize.input[2] not in nonzero_constants
-        ):
+        pad = source_of_kind(pool, "Pad", makers)
+        has_pad = pad is not None and len(users[pool.input[0]]) == 1
+        dequantize = source_of_kind(pad if has_pad else pool, "DequantizeLinear", makers)
+        if dequantize is None or dequantize.input[2] not in nonzero_constants:
             continue
         quantize = makers.get(dequantize.input[0])
         if quantize is None or not (has_pad or separate_pad(graph, pool)):

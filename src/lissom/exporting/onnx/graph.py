@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -17,6 +17,15 @@ def makers_and_users(graph: Any) -> tuple[dict[str, Any], defaultdict[str, list[
         for name in set(node.input):
             users[name].append(node)
     return makers, users
+
+
+def source_of_kind(node: Any, kind: str, makers: Mapping[str, Any]) -> Any:
+    """Return the node that computes the first input of `node`, None unless its operator is `kind`.
+
+    If `node` is None, so is the result: calls can be nested along a chain of nodes.
+    """
+    source = None if node is None else makers.get(node.input[0])
+    return source if source is not None and source.op_type == kind else None
 
 
 def outputs_of(nodes: Iterable[Any]) -> set[str]:

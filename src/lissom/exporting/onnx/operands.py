@@ -12,7 +12,7 @@ from typing import Any
 
 from ...importing.file import model_in
 from ...importing.packed import ENDING
-from .graph import makers_and_users
+from .graph import makers_and_users, source_of_kind
 
 SYMMETRIC_ZERO_POINT = 128  # the zero point of unsigned integers whose range is symmetric
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
@@ -40,11 +40,9 @@ def sign_operands(proto: Any) -> None:
     constants = {tensor.name: tensor for tensor in proto.graph.initializer}
     zero = numpy_helper.from_array(np.array(0, np.int8), "zero_of_signed")
     changed = False
-    for dequantize in proto.graph.node:
-        quantize = (
-            makers.get(dequantize.input[0]) if dequantize.op_type == "DequantizeLinear" else None
-        )
-        if quantize is None or quantize.op_type != "QuantizeLinear":
+    for dequantize in [node for node in proto.graph.node if node.op_type == "DequantizeLinear"]:
+        quantize = source_of_kind(dequantize, "QuantizeLinear", makers)
+        if quantize is None:
             continue
         zero_point = numpy_helper.to_array(constants[dequantize.input[2]])
         read_once = len(users[quantize.output[0]]) == 1

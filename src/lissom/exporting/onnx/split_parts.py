@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .graph import makers_and_users, node_like, output_names_of
+from .graph import makers_and_users, node_like, output_names_of, source_of_kind
 
 
 def round_split_parts(proto: Any) -> None:
@@ -15,14 +15,10 @@ def round_split_parts(proto: Any) -> None:
     makers, users = makers_and_users(proto.graph)
     outputs = output_names_of(proto.graph)
     for node in [node for node in proto.graph.node if node.op_type == "Split"]:
-        dequantize = makers.get(node.input[0])
-        quantize = (
-            makers.get(dequantize.input[0])
-            if dequantize is not None and dequantize.op_type == "DequantizeLinear"
-            else None
-        )
+        dequantize = source_of_kind(node, "DequantizeLinear", makers)
+        quantize = source_of_kind(dequantize, "QuantizeLinear", makers)
         # with fewer than 8 bits a Clip lies between the two, and the split is skipped
-        if dequantize is None or quantize is None or quantize.op_type != "QuantizeLinear":
+        if quantize is None:
             continue
         position = list(proto.graph.node).index(node) + 1
         for part in node.output:

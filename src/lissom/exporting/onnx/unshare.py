@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .graph import makers_and_users
+from .graph import makers_and_users, source_of_kind
 
 
 def unshare_scales(proto: Any) -> None:
@@ -40,12 +40,8 @@ def unshare_transposes(proto: Any) -> None:
     """
     makers, users = makers_and_users(proto.graph)
     for node in [node for node in proto.graph.node if node.op_type == "Transpose"]:
-        dequantize = makers.get(node.input[0])
-        if (
-            dequantize is None
-            or dequantize.op_type != "DequantizeLinear"
-            or dequantize.input[0] in makers
-        ):
+        dequantize = source_of_kind(node, "DequantizeLinear", makers)
+        if dequantize is None or dequantize.input[0] in makers:
             continue
         for reader in users[node.output[0]][1:]:
             copy = type(node)()
