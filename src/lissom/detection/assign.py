@@ -35,9 +35,9 @@ def assignment(boxes: Tensor, scores: Tensor, targets: Tensor) -> Assignment:
     alignment = score of the true class * IoU^6
 
     A true box gets the MAX_PLACES_PER_BOX places with the largest alignment, among those whose
-    predicted box has its centre inside the true box. This centre stands for the location of the place, which
-    only the network knows: predicted distances from a place begin near it. If a place gets several
-    true boxes, it keeps the one with the largest IoU.
+    predicted box has its centre inside the true box. This centre stands for the location of the
+    place, which only the network knows: predicted distances from a place begin near it. If a place
+    gets several true boxes, it keeps the one with the largest IoU.
 
     An untrained network predicts boxes far too small or too large for some true boxes, but every
     true box needs a place. One without a place gets the free place with the nearest box, by
