@@ -5,6 +5,7 @@ measuring the whole network.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnxruntime
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from lissom import LissomError
-from lissom.bench.clock import EMPTY_LAYER, Layer, LayerClock, layer_of
+from lissom.bench.clock import EMPTY_LAYER, LayerClock
+from lissom.bench.layer_file import Layer, layer_of
 from lissom.language.context import SurgeryContext
 from lissom.models import factory
 from lissom.steps.prune import Prune
@@ -27,22 +29,34 @@ def images(count: int = 2) -> Tensor:
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.Conv2d(6, 8, 3, 2, 1),
-        nn.Conv2d(6, 12, 3, groups=3),
-        nn.Conv2d(6, 6, 5, padding=2, groups=6),
-        nn.Conv2d(6, 8, 1, dilation=1),
-        nn.Conv2d(6, 8, 3, dilation=2),
-        nn.ConvTranspose2d(6, 8, 2, 2),
-        nn.ConvTranspose2d(6, 8, 3, groups=2),
-    ],
-    ids=str,
-)
-def test_a_layer_file_has_the_shapes_of_the_layer(layer: nn.Module, tmp_path: Path) -> None:
-    x = torch.randn(1, 6, 9, 9)
-    found = layer_of(next(op for op in traced(layer, x).ops if op.name == "convolution"))
+LAYERS = [
+    nn.Conv2d(6, 8, 3, 2, 1),
+    nn.Conv2d(6, 12, 3, groups=3),
+    nn.Conv2d(6, 6, 5, padding=2, groups=6),
+    nn.Conv2d(6, 8, 1, dilation=1),
+    nn.Conv2d(6, 8, 3, dilation=2),
+    nn.Conv2d(6, 8, 3, padding=2, dilation=2),
+    nn.ConvTranspose2d(6, 8, 2, 2),
+    nn.ConvTranspose2d(6, 8, 3, groups=2),
+    nn.Linear(9, 4),
+]
+
+
+def input_of(layer: nn.Module) -> Tensor:
+    return torch.randn(1, 9) if isinstance(layer, nn.Linear) else torch.randn(1, 6, 9, 9)
+
+
+def recorded(layer: nn.Module) -> Layer:
+    return next(layer_of(op) for _, _, op in traced(layer, input_of(layer)).products())
+
+
+@pytest.mark.parametrize("bits", [32, 8])
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_a_layer_file_has_the_shapes_of_the_layer(
+    layer: nn.Module, bits: int, tmp_path: Path
+) -> None:
+    x = input_of(layer)
+    found = replace(recorded(layer), bits=bits)
     (tmp_path / "layer.onnx").write_bytes(found.onnx_file())
     session = onnxruntime.InferenceSession(tmp_path / "layer.onnx")
     assert found.random_input().shape == tuple(x.shape)
@@ -50,6 +64,32 @@ def test_a_layer_file_has_the_shapes_of_the_layer(layer: nn.Module, tmp_path: Pa
     halved = found.with_widths(3, 4)
     (tmp_path / "half.onnx").write_bytes(halved.onnx_file())
     onnxruntime.InferenceSession(tmp_path / "half.onnx").run(None, {"x": halved.random_input()})
+
+
+def test_layers_of_8_bits_run_in_integers(tmp_path: Path) -> None:
+    from lissom.targets.onnxruntime import Onnxruntime
+
+    for layer in (nn.Conv2d(6, 8, 3, 2, 1), nn.Conv2d(6, 6, 5, padding=2, groups=6)):
+        row = replace(recorded(layer), bits=8)
+        row = replace(row, copies=3) if row.repeatable else row
+        (tmp_path / "layer.onnx").write_bytes(row.onnx_file())
+        fused = Onnxruntime().fused(tmp_path / "layer.onnx")
+        assert fused is not None and fused.done == fused.total == row.copies
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_layers_that_keep_the_number_of_positions_follow_each_other(
+    layer: nn.Module, tmp_path: Path
+) -> None:
+    found = recorded(layer)
+    x = input_of(layer)
+    keeps = isinstance(layer, nn.Linear) or layer(x).shape[2:] == x.shape[2:]
+    assert found.repeatable == keeps
+    if keeps:
+        row = replace(found, copies=4)  # an even number ends with the widths of the input
+        (tmp_path / "row.onnx").write_bytes(row.onnx_file())
+        session = onnxruntime.InferenceSession(tmp_path / "row.onnx")
+        assert session.run(None, {"x": row.random_input()})[0].shape == tuple(x.shape)
 
 
 class Table(LayerClock):
@@ -86,6 +126,42 @@ def test_the_predictor_adds_up_the_layers_at_the_widths_kept() -> None:
     cost = Table().predictor(net, images(), groups)
     assert cost([32, 16]) == pytest.approx(3 * 32 + 32 * 16 + 16 * 144 * 4)
     assert cost([16, 8]) == pytest.approx(3 * 16 + 16 * 8 + 8 * 144 * 4)
+
+
+class Blocks(Table):
+    """A clock whose runtime computes channels in blocks, of other sizes in float and in 8 bits."""
+
+    def __init__(self, float_block: int, integer_block: int) -> None:
+        super().__init__()
+        self.block = {32: float_block, 8: integer_block}
+
+    def _measure_ms(self, layer: Layer) -> float:
+        block = self.block[layer.bits]
+        full = [-(-width // block) * block for width in (layer.inputs, layer.outputs)]
+        return 5.0 + layer.copies * replace(layer, inputs=full[0], outputs=full[1]).macs
+
+
+@pytest.mark.parametrize(
+    ("float_block", "integer_block", "expected"),
+    [(1, 1, 1), (8, 8, 8), (8, 16, 16), (16, 1, 16), (4, 8, 8)],
+)
+def test_multiples_suit_both_float_and_8_bits(
+    float_block: int, integer_block: int, expected: int
+) -> None:
+    net = factory("resnet20")(num_classes=4).eval()
+    assert Blocks(float_block, integer_block).multiple(net, images(1)) == expected
+
+
+def test_multiples_that_leave_most_of_the_work_whole_are_not_chosen() -> None:
+    net = factory("resnet20")(num_classes=4).eval()  # two thirds of it in 16 and 32 channels
+    assert Blocks(32, 32).multiple(net, images(1)) <= 16
+
+
+def test_multiples_of_a_network_of_linear_layers_are_timed_too() -> None:
+    net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64))
+    clock = Blocks(16, 4)
+    assert clock.multiple(net, torch.randn(1, 64)) == 16
+    assert Blocks(8, 8).multiple(nn.Sequential(nn.Identity()), torch.randn(1, 64)) == 8
 
 
 class Wrong:

@@ -6,14 +6,12 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from ..errors import LissomError
@@ -22,103 +20,23 @@ from ..language.target import Target
 from ..store.checks import fields, mapping, number, parsed, text_of, write_json
 from ..surgery.channels.budget import Shapes
 from ..surgery.channels.group import Group
-from ..surgery.trace import Op, traced
+from ..surgery.trace import traced
 from ..system.scratch import temporary
 from .inputs import images
 from .latency import latencies
+from .layer_file import Layer, layer_of
 from .machine import machine
 
 # fractions of a layer's inputs and outputs at which it is timed; other widths are interpolated
 WIDTH_SHARES = (1.0, 0.75, 0.5, 0.25)
 TIMING_S = 0.03  # of timing per layer
+MULTIPLES = (1, 2, 4, 8, 16, 32)
+CUT_SHARES = (0.5, 0.6, 0.7, 0.8, 0.9)  # of a layer's widths at which multiples are timed
+COSTLIEST_LAYERS = 3  # that multiples of channels are timed on
+COPIES = 9  # of a layer in a row, to time it without what happens only at the ends
+GOOD_LOSS = 1.05  # time per multiply-add, relative to the best multiple
 TABLE = fields(ms=mapping(number(1e-9, 1e9)))
 TABLES_IN_MEMORY: dict[str, dict[str, float]] = {}  # tables of this process, if there is no store
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The facts of a convolution, or of a linear layer (kernel ()), that its latency depends on."""
-
-    inputs: int
-    outputs: int
-    kernel: tuple[int, ...] = ()
-    size: tuple[int, ...] = ()  # of the input: positions
-    stride: tuple[int, ...] = ()
-    padding: tuple[int, ...] = ()
-    dilation: tuple[int, ...] = ()
-    groups: int = 1
-    transposed: bool = False
-
-    def with_widths(self, inputs: float, outputs: float) -> Layer:
-        """Return the layer with other widths, rounded so that all groups are equally wide."""
-        if self.groups > 1 and self.groups == self.inputs:  # depthwise
-            width = max(1, round(inputs))
-            return replace(
-                self, inputs=width, outputs=width * (self.outputs // self.inputs), groups=width
-            )
-        step = self.groups
-        return replace(
-            self,
-            inputs=max(step, round(inputs / step) * step),
-            outputs=max(step, round(outputs / step) * step),
-        )
-
-    def onnx_file(self) -> bytes:
-        """Return the layer as an ONNX file with random weights."""
-        rng = np.random.default_rng(0)
-        columns = self.inputs // self.groups if not self.transposed else self.outputs // self.groups
-        rows = self.outputs if not self.transposed else self.inputs
-        weight = rng.standard_normal((rows, columns, *self.kernel)).astype(np.float32)
-        shape: tuple[int, ...] = (
-            (1, self.inputs, *self.size) if self.kernel else (*self.size, self.inputs)
-        )
-        if self.kernel:
-            node = helper.make_node(
-                "ConvTranspose" if self.transposed else "Conv",
-                ["x", "w"],
-                ["y"],
-                strides=self.stride,
-                pads=[*self.padding, *self.padding],
-                dilations=self.dilation,
-                group=self.groups,
-            )
-        else:
-            weight = np.ascontiguousarray(weight.reshape(rows, columns).T)
-            node = helper.make_node("MatMul", ["x", "w"], ["y"])
-        graph = helper.make_graph(
-            [node],
-            "layer",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-            [numpy_helper.from_array(weight, "w")],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-        return onnx.shape_inference.infer_shapes(model).SerializeToString()
-
-    def random_input(self) -> np.ndarray:
-        """Return a random input of the layer."""
-        shape = (1, self.inputs, *self.size) if self.kernel else (*self.size, self.inputs)
-        return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
-
-
-def layer_of(op: Op) -> Layer:
-    """Return the layer of a recorded convolution or matrix product."""
-    x = op.args[0] if op.name in ("convolution", "linear") else op.args[-2]
-    out = op.outputs[0]
-    if op.name != "convolution":
-        return Layer(x.shape[-1], out.shape[-1], size=tuple(x.shape[:-1]))
-    _, weight, _, stride, padding, dilation, transposed, _, groups = op.args[:9]
-    return Layer(
-        x.shape[1],
-        out.shape[1],
-        tuple(weight.shape[2:]),
-        tuple(x.shape[2:]),
-        tuple(stride),
-        tuple(padding),
-        tuple(dilation),
-        groups,
-        bool(transposed),
-    )
 
 
 EMPTY_LAYER = Layer(1, 1, size=(1,))  # almost no work: its time is that of a call
@@ -156,10 +74,13 @@ class LayerClock:
         """Return the latency of a layer in ms, without the overhead of a call. It is measured if it
         is not in the table.
         """
-        for each in (layer, EMPTY_LAYER):
-            if repr(each) not in self.table:
-                self.table[repr(each)] = self._measure_ms(each)
-        return max(self.table[repr(layer)] - self.table[repr(EMPTY_LAYER)], 1e-4)
+        empty = replace(EMPTY_LAYER, bits=layer.bits)
+        return max(self._total_ms(layer) - self._total_ms(empty), 1e-4)
+
+    def _total_ms(self, layer: Layer) -> float:
+        if repr(layer) not in self.table:
+            self.table[repr(layer)] = self._measure_ms(layer)
+        return self.table[repr(layer)]
 
     def write_table(self) -> None:
         """Write the table, merged with measurements that other processes have written since. If
@@ -250,36 +171,54 @@ class LayerClock:
         return cost
 
     def multiple(self, model: nn.Module, example: Tensor) -> int:
-        """Return the smallest multiple of channels at which the costliest layer takes the least
-        time per channel.
+        """Return the smallest of 1, 2, 4, ..., 32 that is a good multiple of channels for the
+        costliest layers, in float and in 8 bits, since `quantize` may follow.
 
-        For each candidate m of 1, 2, 4, ..., 32, odd multiples of m are timed. A time within 5 % of
-        the best counts as the best.
+        Good is where the time per multiply-add is within 5 % of the shortest. If no multiple is
+        good in both, the one whose larger loss is smallest is returned. Multiples that would leave
+        layers with most of the multiply-adds whole are not considered.
         """
-        convolutions = [
-            layer_of(op) for op in traced(model, example).ops if op.name == "convolution"
-        ]
-        layers = [layer for layer in convolutions if layer.groups == 1]
+        products = traced(model, example).products()
+        layers = [layer for _, _, op in products if (layer := layer_of(op)).groups == 1]
         if not layers:
             return 8
-        costliest = max(
-            layers,
-            key=lambda y: y.inputs * y.outputs * int(np.prod(y.kernel)) * int(np.prod(y.size)),
-        )
-        ms_per_channel: dict[int, float] = {}
-        for m in (1, 2, 4, 8, 16, 32):
-            widths = [
-                m * k
-                for k in range(1, costliest.outputs // m + 1)
-                if k % 2 and 0.4 <= m * k / costliest.outputs < 1
-            ][-3:]
-            if widths:
-                ms_per_channel[m] = median(
-                    [self.ms(costliest.with_widths(costliest.inputs, w)) / w for w in widths]
-                )
+        half = sum(layer.macs for layer in layers) / 2
+        multiples = [
+            m for m in MULTIPLES if sum(y.macs for y in layers if y.outputs >= 2 * m) >= half
+        ]
+        costliest = sorted(set(layers), key=lambda y: (-y.macs, repr(y)))[:COSTLIEST_LAYERS]
+        losses = dict.fromkeys(multiples, 1.0)
+        for bits in (32, 8):
+            exact = [replace(layer, bits=bits) for layer in costliest]
+            ms = {m: sum(y.macs * self.ms_per_mac(y, m) for y in exact) for m in multiples}
+            shortest = min(ms.values())
+            losses = {m: max(loss, ms[m] / shortest) for m, loss in losses.items()}
         self.write_table()
-        best = min(ms_per_channel.values(), default=0.0)
-        return min((m for m, per in ms_per_channel.items() if per <= 1.05 * best), default=8)
+        allowed = max(GOOD_LOSS, min(losses.values()))
+        return min(m for m, loss in losses.items() if loss <= allowed)
+
+    def ms_per_mac(self, layer: Layer, multiple: int) -> float:
+        """Return the latency in ms of a multiply-add of a layer that is cut to a multiple of
+        channels, as an average over CUT_SHARES.
+        """
+
+        def cut(width: int, share: float) -> int:
+            return min(width, max(1, round(share * width / multiple)) * multiple)
+
+        narrow = [
+            layer.with_widths(cut(layer.inputs, share), cut(layer.outputs, share))
+            for share in CUT_SHARES
+        ]
+        return sum(map(self.inner_ms, narrow)) / sum(each.macs for each in narrow)
+
+    def inner_ms(self, layer: Layer) -> float:
+        """Return the latency of a layer in ms between others like it, where runtimes need not
+        rearrange its inputs and outputs. It is measured if it is not in the table.
+        """
+        if not layer.repeatable:
+            return self.ms(layer)
+        row = replace(layer, copies=COPIES)
+        return max((self._total_ms(row) - self._total_ms(layer)) / (COPIES - 1), 1e-4)
 
     def latencies(self, models: Sequence[nn.Module], example: Tensor) -> list[float]:
         """Export networks and return their latencies in ms, measured in turns in fresh processes."""
