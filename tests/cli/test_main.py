@@ -498,10 +498,13 @@ def test_inspect_says_what_can_be_cut(capsys: pytest.CaptureFixture[str]) -> Non
     assert found["left_whole"] == {"head": "an output of the network"}
     assert found["removable"]["macs"]["least"] < 0.1 < 0.7 < found["removable"]["macs"]["most"]
     assert all(len(scores) == 3 for scores in found["sensitivity"]["groups"].values())
+    (block,) = found["blocks"]
+    assert block["name"] == "blocks.0" and 0 < block["params"] < block["macs"] < 1
     with pytest.raises(SystemExit):
         main(["inspect", "--model", "resnet8"])
     said = capsys.readouterr().out
     assert "left whole" in said and "can be removed, in multiples of 8 channels" in said
+    assert "1 residual block can be dropped (drop)" in said
 
 
 def test_inspect_refuses_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,8 @@ from ..steps.prune import Prune
 from ..store.store import Store
 from ..surgery.channels.budget import WidthSearch, cost_of
 from ..surgery.channels.slice import slice_channels, zero_channels
+from ..surgery.depth import residual_blocks, runs_without
+from ..surgery.depth_search import BlockSearch
 from ..tasks.builders import code_named
 from ..tasks.task import Task
 
@@ -32,8 +34,8 @@ def inspect_network(
     latency: bool = False,
     threads: int = 1,
 ) -> dict[str, Any]:
-    """Return the groups of channels, the layers left whole and why, and the share of channels,
-    params and macs that `step` could remove.
+    """Return the groups of channels, the layers left whole and why, the share of channels, params
+    and macs that `step` could remove, and the blocks that `drop` could.
 
     `latency` measures the narrowest network next to the whole one on the target `step.on`.
     `sensitivity` measures the accuracy on validation images when a single group is pruned by 25 %,
@@ -64,6 +66,7 @@ def inspect_network(
             for of, cost in costs.items()
         },
     }
+    findings["blocks"] = blocks_facts(model, ctx)
     narrowest = [allowed[-1] for allowed in search.widths]
     if latency:
         small = copy.deepcopy(model)
@@ -111,6 +114,22 @@ def group_facts(search: WidthSearch, k: int, costs: dict[str, Any]) -> dict[str,
         "even_over": [int(blocks.max()) + 1 for blocks in group.blocks],
         "removable": {of: round(1 - cost(narrowed) / cost(start), 4) for of, cost in costs.items()},
     }
+
+
+def blocks_facts(model: nn.Module, ctx: Context) -> list[dict[str, Any]]:
+    """Return the residual blocks that can be dropped, with their share of params and macs."""
+    names = [
+        name
+        for name in residual_blocks(model, ctx.example)
+        if runs_without(model, name, ctx.example) is None
+    ]
+    shares = {
+        of: BlockSearch(model, names, of, ctx.example, None).saved for of in ("params", "macs")
+    }
+    return [
+        {"name": name, **{of: round(saved[name], 4) for of, saved in shares.items()}}
+        for name in names
+    ]
 
 
 def step_of(widths: Sequence[int]) -> int | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from ..errors import counted, listed
 from .terminal import terminal
 
 
@@ -72,6 +73,15 @@ def print_inspection(found: dict[str, Any]) -> None:
         console.print(
             f"  latency   up to {ms['most']:.3f} in {ms['on']}: {ms['whole_ms']:.3f} ms whole, "
             f"{ms['narrowest_ms']:.3f} ms at its narrowest, measured"
+        )
+    if blocks := found.get("blocks"):
+        shares = [
+            f"{sum(block[of] for block in blocks):.3f} of the {of}" for of in ("params", "macs")
+        ]
+        console.print(
+            f"\n{counted(len(blocks), 'residual block')} can be dropped (drop), {' and '.join(shares)}: "
+            + listed(block["name"] for block in blocks),
+            soft_wrap=True,
         )
     if sensitivity:
         console.print(

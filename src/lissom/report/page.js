@@ -679,6 +679,7 @@ const unpack = id =>
   const GATES = {
     "folded = unfolded": "batch-norm folded = separate",
     "sliced = masked": "channels removed = set to zero",
+    "dropped = bypassed": "blocks removed = run and bypassed",
     "zeros = chosen": "weights at zero besides those chosen",
     "masked = zeroed": "masked = weights set to zero",
     "equalized = unequalized": "equalized = as before",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..store.store import Store, tell
 from ..system.scratch import written
 from .answers import answers_data
 from .comparison import layer_rows
+from .dropped import dropped_blocks, sentences, with_dropped_layers
 from .facets import facets
 from .rows import TASK_COLUMNS, drift_notes, over_seeds, rows_of
 from .searches import searches_data
@@ -132,9 +134,15 @@ def uncompressed(records: Sequence[dict[str, Any]], store: Store) -> dict[str, d
     """Return the layers of each uncompressed network, by key and name; all its runs share them."""
     by_key = {record["float"]["key"]: record for record in records}
     return {
-        key: {row["name"]: row for row in (store.readable(key) or record)["layers"]}
+        key: {row["name"]: row for row in uncompressed_layers(record, store)}
         for key, record in by_key.items()
     }
+
+
+def uncompressed_layers(record: dict[str, Any], store: Store) -> list[dict[str, Any]]:
+    """Return the layers of the network that a run began with; its own if that is gone."""
+    layers: list[dict[str, Any]] = (store.readable(record["float"]["key"]) or record)["layers"]
+    return layers
 
 
 def set_filters(
@@ -242,11 +250,16 @@ def details(
                 "notes": entry["notes"],
                 "sparsified": entry["facts"].get("sparsified"),
             }
+    dropped = dropped_blocks(chain)
     return {
         "recipe": record["recipe"],
         "seed": record["seed"],
         "task": record["task"],
-        "layers": layer_rows(record, store),
+        "layers": with_dropped_layers(
+            layer_rows(record, store),
+            uncompressed_layers(record, store),
+            list(itertools.chain.from_iterable(dropped.values())),
+        ),
         "uncompressed": record["float"]["key"],
         "chain": [entry["key"] for entry in reversed(chain)],
         "targets": record["targets"],
@@ -254,7 +267,8 @@ def details(
             f"{target}: {note}"
             for target, file in record["targets"].items()
             for note in notes_of(file)
-        ],
+        ]
+        + sentences(dropped),
         "sizes": size_lines(record),
         "zeros": zeros_of(record, store),
         "inspection": record.get("inspection"),

@@ -101,6 +101,7 @@ class Prune(Step):
         return model
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
+        from ..surgery.channels.recalibrate import recalibrate_and_record
         from ..surgery.coverage import tell_left_out
 
         remaining = 1.0  # fraction of what there was before the first round
@@ -114,7 +115,7 @@ class Prune(Step):
                 else:
                     remaining *= 1 - self.cut(model, ctx, search, share, remaining, last)
             if self.recalibrate:
-                self.measure_statistics(model, ctx, tell=last)
+                recalibrate_and_record(model, ctx, self.samples, tell=last)
         whole = {
             name: why
             for name, why in ctx.facts["left_whole"].items()
@@ -310,19 +311,6 @@ class Prune(Step):
                 f"{ctx.where}: latency is measured by lissom.run and lissom.apply alone"
             )
         return ctx.clock(self.on)
-
-    def measure_statistics(self, model: nn.Module, ctx: Context, tell: bool) -> None:
-        """Measure batch-norm statistics again. With `tell`, record the accuracy before and after."""
-        from ..surgery.channels.recalibrate import recalibrate_batchnorms
-
-        before = ctx.accuracy(model) if tell else None
-        norms = recalibrate_batchnorms(model, ctx.images(self.samples))
-        if tell and norms:
-            ctx.facts["recalibrated"] = {
-                "norms": norms,
-                "before": before,
-                "after": ctx.accuracy(model),
-            }
 
 
 def first_widths(ctx: Context) -> dict[str, int]:

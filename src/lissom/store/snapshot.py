@@ -22,6 +22,7 @@ from ..surgery import layers
 from ..surgery.by_tensor import ByTensor
 from ..surgery.channels import attention
 from ..surgery.channels.windows import PartitionAttention, WindowAttention, becomes
+from ..surgery.depth import DroppedBlock, drop
 from ..surgery.fold import Rest, StandIn, kind_of_norm, replace_norm_by_stand_in
 from ..surgery.plain_attention import PlainAttention, separate
 from ..surgery.plain_layers import become_plain
@@ -71,6 +72,7 @@ LISSOM_CLASSES: tuple[type[nn.Module], ...] = (
     WindowAttention,
     PartitionAttention,
     PlainAttention,
+    DroppedBlock,
 )
 CLASSES = {kind.__name__: kind for kind in LISSOM_CLASSES}
 
@@ -244,10 +246,14 @@ def _rebuild_layers(
     """Give the layers of a freshly built network the classes, transforms, rounding and widths that
     were saved, without tensors.
 
-    The order matters. Attention is split first, because later rows name its linear layers. Layers
-    with their own forward become plain ones next, because only plain layers are transformed or
-    rounded. Widths come last: they take out batch-norms, and quantized layers name these.
+    The order matters. Dropped blocks go first, since nothing inside them was saved. Attention is
+    split next, because later rows name its linear layers. Then layers with their own forward become
+    plain ones, because only plain layers are transformed or rounded. Widths come last: they take
+    out batch-norms, and quantized layers name these.
     """
+    for name, facts in rows.items():
+        if facts["class"] == "DroppedBlock":
+            _drop(model, name, folder)
     for name, facts in rows.items():
         if facts["class"] == "PlainAttention":
             _separate(_layer_named(model, name, folder))
@@ -279,6 +285,15 @@ def _layer_named(model: nn.Module, name: str, folder: Path) -> nn.Module:
         raise LissomError(
             f"load: {folder}: the network built has no layer '{name}'; was it built the same way?"
         ) from None
+
+
+def _drop(model: nn.Module, name: str, folder: Path) -> None:
+    """Drop a block, unless the network as built has none there any more."""
+    block = _layer_named(model, name, folder)
+    if block is model:
+        raise LissomError(f"load: {folder}: the network itself cannot be dropped")
+    if not isinstance(block, DroppedBlock):
+        drop(model, name)
 
 
 def _separate(layer: nn.Module) -> None:

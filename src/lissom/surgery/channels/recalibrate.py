@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ...trees import Tree, alike, concatenated, length, put_in, run_on_copied_inputs, tensors_in
+
+if TYPE_CHECKING:
+    from ...language.context import Context
 
 MIN_SAMPLES = 32  # with fewer samples the old statistics are better
 
@@ -46,6 +50,18 @@ def recalibrate_batchnorms(model: nn.Module, batches: Sequence[Tree]) -> int:
     finally:
         for each in sought:
             each.close()
+
+
+def recalibrate_and_record(model: nn.Module, ctx: Context, samples: int, tell: bool = True) -> None:
+    """Recalibrate a network on training samples. With `tell`, record the accuracy before and after."""
+    before = ctx.accuracy(model) if tell else None
+    norms = recalibrate_batchnorms(model, ctx.images(samples))
+    if tell and norms:
+        ctx.facts["recalibrated"] = {
+            "norms": norms,
+            "before": before,
+            "after": ctx.accuracy(model),
+        }
 
 
 class Statistics:
