@@ -272,3 +272,38 @@ def test_any_stack_loses_the_nearest_amount_that_blocks_allow(
     count = len(dropped_in(step(copy.deepcopy(net), ctx)))
     errors = [abs(k * share - amount) for k in range(1, len(scales) + 1)]
     assert 1 <= count <= len(scales) and errors[count - 1] <= min(errors) + 1e-9
+
+
+class CountingClock:
+    """A clock for which every block of a stack takes 1 ms, and block 2 takes 4 ms."""
+
+    def latencies(self, models: Any, example: Tensor) -> list[float]:
+        return [
+            2.0 + sum(4 if name == "2" else 1 for name, m in net.named_children() if is_block(m))
+            for net in models
+        ]
+
+
+def is_block(module: nn.Module) -> bool:
+    return isinstance(module, Block)
+
+
+def test_latency_is_measured_before_and_after() -> None:
+    ctx = context()
+    ctx.clock = lambda target: CountingClock()  # type: ignore[assignment,return-value]
+    small = Drop(0.4, of="latency")(stack(1.0, 1.0, 1.0), ctx)
+    assert dropped_in(small) == ["2"]  # half of 8 ms: it saves most for its error
+    assert ctx.facts["amount"] == {
+        "of": "latency", "asked": 0.4, "removed": 0.5, "most": 0.75, "predicted": 0.5,
+        "before_ms": 8.0, "after_ms": 4.0,
+    }  # fmt: skip
+    assert "0.500 of the latency were removed instead of 0.4" in ctx.notes[0]
+    with pytest.raises(LissomError, match="latency is measured by"):
+        Drop(0.4, of="latency")(stack(1.0, 1.0), context())
+
+
+def test_the_latency_of_a_real_network_falls() -> None:
+    torch.manual_seed(0)
+    net = factory("resnet20")(num_classes=4).eval()
+    small, notes = lissom.apply('drop(0.3, of="latency")', net, X[:1], X, notes=True)
+    assert 1 <= len(dropped_in(small)) <= 6, notes

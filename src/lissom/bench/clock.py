@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -220,7 +220,7 @@ class LayerClock:
         row = replace(layer, copies=COPIES)
         return max((self._total_ms(row) - self._total_ms(layer)) / (COPIES - 1), 1e-4)
 
-    def latencies(self, models: Sequence[nn.Module], example: Tensor) -> list[float]:
+    def latencies(self, models: Iterable[nn.Module], example: Tensor) -> list[float]:
         """Export networks and return their latencies in ms, measured in turns in fresh processes."""
         with temporary() as folder:
             files: list[tuple[str, Path]] = []

@@ -18,7 +18,7 @@ from ..store.store import Store
 from ..surgery.channels.budget import WidthSearch, cost_of
 from ..surgery.channels.slice import slice_channels, zero_channels
 from ..surgery.depth import residual_blocks, runs_without
-from ..surgery.depth_search import BlockSearch
+from ..surgery.depth_search import shares
 from ..tasks.builders import code_named
 from ..tasks.task import Task
 
@@ -71,7 +71,7 @@ def inspect_network(
     if latency:
         small = copy.deepcopy(model)
         slice_channels(small, search.cut(narrowest))
-        whole_ms, least_ms = step.clock(ctx).latencies([model, small], ctx.example)
+        whole_ms, least_ms = ctx.clock_on(step.on).latencies([model, small], ctx.example)
         findings["latency"] = {
             "on": step.on,
             "whole_ms": round(whole_ms, 4),
@@ -123,11 +123,9 @@ def blocks_facts(model: nn.Module, ctx: Context) -> list[dict[str, Any]]:
         for name in residual_blocks(model, ctx.example)
         if runs_without(model, name, ctx.example) is None
     ]
-    shares = {
-        of: BlockSearch(model, names, of, ctx.example, None).saved for of in ("params", "macs")
-    }
+    saved = {of: shares(model, names, of, ctx.example) for of in ("params", "macs")}
     return [
-        {"name": name, **{of: round(saved[name], 4) for of, saved in shares.items()}}
+        {"name": name, **{of: round(share[name], 4) for of, share in saved.items()}}
         for name in names
     ]
 

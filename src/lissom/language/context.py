@@ -38,7 +38,7 @@ class Clock(Protocol):
         """Return a function that predicts the latency in ms from the units kept of each group."""
         ...
 
-    def latencies(self, models: Sequence[nn.Module], example: Tensor) -> list[float]:
+    def latencies(self, models: Iterable[nn.Module], example: Tensor) -> list[float]:
         """Measure the latency of networks in ms, alternately."""
         ...
 
@@ -146,6 +146,16 @@ class Context(ABC):
                 f"size, at most {tolerance:.2g} is allowed; the network was not changed. "
                 "Please report the network: this is a bug in lissom"
             )
+
+    def clock_on(self, target: str) -> Clock:
+        """Return the clock that times layers and networks on a target. Raises LissomError if there
+        is none.
+        """
+        if self.clock is None:
+            raise LissomError(
+                f"{self.where}: latency is measured by lissom.run and lissom.apply alone"
+            )
+        return self.clock(target)
 
     def batch(self, count: int = 64) -> Tree:
         """Return up to `count` calibration samples in one batch: only those shaped like the first.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ..errors import LissomError
+from ..errors import LissomError, counted
 from ..language.method import arg
 from ..language.step import Step
 
@@ -26,8 +26,9 @@ class Drop(Step):
     A residual block adds its input to what it computes from it: y = x + f(x), or relu(x + f(x)). A
     dropped block returns its input. Blocks whose output has another shape than their input stay.
 
-    `amount` is the fraction to remove of these blocks, or of all parameters or multiply-adds.
-    Blocks are dropped one after another, each time the one with the least error for what it saves:
+    `amount` is the fraction to remove of these blocks, of all parameters or multiply-adds, or of
+    the latency measured on a target. Blocks are dropped one after another, each time the one with
+    the least error for what it saves:
 
     error = |outputs without the blocks - outputs|^2 / |outputs|^2, over `samples` training samples
 
@@ -54,18 +55,30 @@ class Drop(Step):
     compares: ClassVar[bool] = True
 
     amount: float = arg("fraction to remove, measured in `of`", above=0, high=1)
-    of: Literal["blocks", "params", "macs"] = arg("what `amount` is a fraction of", "blocks")
+    of: Literal["blocks", "params", "macs", "latency"] = arg(
+        "what `amount` is a fraction of", "blocks"
+    )
     keep: str = arg("blocks to leave in: glob patterns, comma-separated", "")
     only: str = arg("blocks that may be dropped: glob patterns, comma-separated; empty = all", "")
     recalibrate: bool = arg(
         "measure batch-norm statistics again on training samples afterwards", True
     )
     samples: int = arg("training samples for errors and batch-norm statistics", 128, low=1)
+    on: str = arg("target on which latency is measured", "onnxruntime", menu="targets")
+
+    @property
+    def times_latency(self) -> bool:
+        return self.of == "latency"
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
-        """Drop blocks without ranking them, to find out whether the amount can be reached."""
+        """Drop blocks without ranking them, to find out whether the amount can be reached. Latency
+        is not measured.
+        """
+        from ..surgery.depth_search import shares
+
         blocks = self.blocks(model, ctx)
-        self.drop_blocks(model, ctx, blocks, None)
+        of = "blocks" if self.of == "latency" else self.of
+        self.drop_blocks(model, ctx, shares(model, blocks, of, ctx.example))
         return model
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
@@ -79,7 +92,9 @@ class Drop(Step):
         blocks = self.blocks(model, ctx)
         images = ctx.batch(self.samples)
         before = copy.deepcopy(model)
-        dropped = self.drop_blocks(model, ctx, blocks, images)
+        dropped = self.drop_blocks(model, ctx, self.saved(model, ctx, blocks), images)
+        if self.of == "latency":
+            self.measure(before, model, ctx)
 
         def drop_all(network: nn.Module, _: Tree) -> None:
             for name in dropped:
@@ -122,27 +137,35 @@ class Drop(Step):
         ctx.facts["kept"] = kept
         return [name for name in found if name not in kept]
 
+    def saved(self, model: nn.Module, ctx: Context, blocks: list[str]) -> dict[str, float]:
+        """Return the fraction of the network's cost that each block is."""
+        from ..surgery.depth_search import latency_shares, shares
+
+        if self.of == "latency":
+            return latency_shares(model, blocks, ctx.example, ctx.clock_on(self.on))
+        return shares(model, blocks, self.of, ctx.example)
+
     def drop_blocks(
-        self, model: nn.Module, ctx: Context, blocks: list[str], images: Tree
+        self, model: nn.Module, ctx: Context, saved: dict[str, float], images: Tree = None
     ) -> list[str]:
-        """Drop blocks in place until `amount` is nearest, and return their names. Without images
-        the first blocks are dropped.
+        """Drop blocks in place until `amount` is nearest, and return their names. `saved` is the
+        fraction of the cost that each is. Without images the first ones are dropped.
 
         Raises LissomError if `amount` cannot be reached.
         """
         from ..surgery.depth import drop
         from ..surgery.depth_search import BlockSearch
 
-        search = BlockSearch(model, blocks, self.of, ctx.example, images)
+        search = BlockSearch(model, saved, images)
         if self.amount > search.most + search.least / 2:
             raise LissomError(
                 f"{ctx.where}: {self.amount:.3g} of the {self.of} cannot be removed; this network "
-                f"can lose {search.least:.3g} to {search.most:.3g} of them, in {len(blocks)} blocks"
+                f"can lose {search.least:.3g} to {search.most:.3g} of them, in "
+                f"{counted(len(saved), 'block')}"
             )
         chosen = search.chosen(self.amount)
         for row in chosen:
             drop(model, row.name)
-        removed = chosen[-1].removed
         ctx.facts["dropped_blocks"] = [
             {"block": row.name, "removed": round(row.removed, 6), "error": row.error}
             for row in chosen
@@ -150,12 +173,30 @@ class Drop(Step):
         ctx.facts["amount"] = {
             "of": self.of,
             "asked": round(self.amount, 6),
-            "removed": round(removed, 6),
+            "removed": round(chosen[-1].removed, 6),
             "most": round(search.most, 4),
         }
+        if self.of != "latency":
+            self.note_distance(ctx)
+        return [row.name for row in chosen]
+
+    def measure(self, before: nn.Module, after: nn.Module, ctx: Context) -> None:
+        """Measure the latency of the network before and after in turns, and record it."""
+        clock = ctx.clock_on(self.on)
+        before_ms, after_ms = clock.latencies([before, after], ctx.example)
+        ctx.facts["amount"] |= {
+            "predicted": ctx.facts["amount"]["removed"],
+            "removed": round(1 - after_ms / before_ms, 4),
+            "before_ms": round(before_ms, 4),
+            "after_ms": round(after_ms, 4),
+        }
+        self.note_distance(ctx)
+
+    def note_distance(self, ctx: Context) -> None:
+        """Add a note if what was removed is far from the amount."""
+        removed = ctx.facts["amount"]["removed"]
         if abs(removed - self.amount) > TOLERANCE:
             ctx.notes.append(
                 f"{ctx.where}: {removed:.3f} of the {self.of} were removed instead of "
                 f"{self.amount:.3g}; blocks are dropped whole"
             )
-        return [row.name for row in chosen]

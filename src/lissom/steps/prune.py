@@ -13,7 +13,7 @@ from ..language.step import Step
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..language.context import Clock, Context
+    from ..language.context import Context
     from ..surgery.channels.budget import WidthSearch
     from ..surgery.channels.evidence import Labelled
     from ..surgery.channels.network_groups import NetworkGroups
@@ -210,7 +210,7 @@ class Prune(Step):
         multiple = (
             self.multiple
             if isinstance(self.multiple, int)
-            else self.clock(ctx).multiple(model, ctx.example)
+            else ctx.clock_on(self.on).multiple(model, ctx.example)
         )
         first = first_widths(ctx)  # the floor is a fraction of the widths before the first round
         widths = [
@@ -219,7 +219,7 @@ class Prune(Step):
         ]
         ctx.facts.update(multiple=multiple, left_whole=groups.left_whole)
         cost = (
-            self.clock(ctx).predictor(model, ctx.example, groups.cuttable_groups)
+            ctx.clock_on(self.on).predictor(model, ctx.example, groups.cuttable_groups)
             if self.of == "latency"
             else cost_of(self.of, model, groups.cuttable_groups, ctx.example)
         )
@@ -284,7 +284,9 @@ class Prune(Step):
         """
         from ..surgery.channels.latency import LATENCY_TOLERANCE, widths_for_latency
 
-        cut = widths_for_latency(model, search, amount, self.clock(ctx), ctx.example, ctx.where)
+        cut = widths_for_latency(
+            model, search, amount, ctx.clock_on(self.on), ctx.example, ctx.where
+        )
         # that before the first round
         before_ms = ctx.facts.get("amount", {}).get("before_ms", cut.before_ms)
         ctx.facts["amount"] = {
@@ -303,14 +305,6 @@ class Prune(Step):
             )
         cut_and_compare(model, ctx, search, cut.widths)
         return cut.removed
-
-    def clock(self, ctx: Context) -> Clock:
-        """Return the clock that times layers and networks on the target `on`."""
-        if ctx.clock is None:
-            raise LissomError(
-                f"{ctx.where}: latency is measured by lissom.run and lissom.apply alone"
-            )
-        return ctx.clock(self.on)
 
 
 def first_widths(ctx: Context) -> dict[str, int]:

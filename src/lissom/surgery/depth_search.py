@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -12,6 +13,9 @@ from ..trees import Tree, run_on_copied_inputs, values_in
 from .count import layer_macs, parameters
 from .depth import drop, put_back
 from .modes import in_mode
+
+if TYPE_CHECKING:
+    from ..language.context import Clock
 
 
 @dataclass(frozen=True)
@@ -27,33 +31,50 @@ class Dropped:
     error: float | None
 
 
-class BlockSearch:
-    """The blocks of a network, what each saves, and the error without them."""
+def shares(model: nn.Module, blocks: Sequence[str], of: str, example: Tree) -> dict[str, float]:
+    """Return the fraction of a network's blocks, params or macs that each block is."""
+    if of == "blocks":
+        return dict.fromkeys(blocks, 1 / max(len(blocks), 1))
+    whole, *rest = [
+        parameters(each) if of == "params" else layer_macs(each, example)[""]
+        for each in without_each(model, blocks)
+    ]
+    return {name: 1 - cost / max(whole, 1) for name, cost in zip(blocks, rest, strict=True)}
 
-    def __init__(
-        self, model: nn.Module, blocks: Sequence[str], of: str, example: Tree, images: Tree
-    ) -> None:
-        self.model = in_mode(model)
-        self.blocks = blocks
-        self.images = images
-        self.saved = {name: self._saved(name, of, example) for name in blocks}
-        self.most = sum(self.saved.values())
-        self.least = min(self.saved.values(), default=0.0)
 
-    def _saved(self, name: str, of: str, example: Tree) -> float:
-        """Return the fraction of the network's cost that a block is."""
-        if of == "blocks":
-            return 1 / len(self.blocks)
-        cost: Callable[[], int] = {
-            "params": lambda: parameters(self.model),
-            "macs": lambda: layer_macs(self.model, example)[""],
-        }[of]
-        whole = cost()
-        block = drop(self.model, name)
+def latency_shares(
+    model: nn.Module, blocks: Sequence[str], example: Tree, clock: Clock
+) -> dict[str, float]:
+    """Return the fraction of a network's latency that each block is: how much faster the network is
+    without it, all measured in turns.
+    """
+    whole, *rest = clock.latencies(without_each(model, blocks), example)
+    return {name: max(0.0, 1 - ms / whole) for name, ms in zip(blocks, rest, strict=True)}
+
+
+def without_each(model: nn.Module, blocks: Sequence[str]) -> Iterator[nn.Module]:
+    """Yield a network, then the same network without each of some blocks in turn."""
+    yield model
+    for name in blocks:
+        block = drop(model, name)
         try:
-            return 1 - cost() / max(whole, 1)
+            yield model
         finally:
-            put_back(self.model, name, block)
+            put_back(model, name, block)
+
+
+class BlockSearch:
+    """The blocks of a network, the share of its cost that each saves, and the error without them.
+
+    Without `images` no errors are measured.
+    """
+
+    def __init__(self, model: nn.Module, saved: Mapping[str, float], images: Tree = None) -> None:
+        self.model = in_mode(model)
+        self.images = images
+        self.saved = saved
+        self.most = sum(saved.values())
+        self.least = min(saved.values(), default=0.0)
 
     def chosen(self, amount: float) -> list[Dropped]:
         """Return the blocks to drop, in order, so that about `amount` of the cost is removed."""
@@ -61,11 +82,11 @@ class BlockSearch:
         blocks = dict[str, nn.Module]()
         plain = None if self.images is None else self._outputs()
         try:
-            while len(rows) < len(self.blocks):
+            while len(rows) < len(self.saved):
                 removed = rows[-1].removed if rows else 0.0
                 options = [
                     Dropped(name, removed + self.saved[name], self._error(name, plain))
-                    for name in self.blocks
+                    for name in self.saved
                     if name not in blocks
                 ]
                 best = min(options, key=lambda row: (row.error or 0.0) / max(row.removed, 1e-9))
