@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from networks import images, seasoned
+from torch import nn
 
 import lissom
 from lissom import LissomError
@@ -23,7 +24,7 @@ from lissom.bench.process import file_process
 from lissom.cli.counts import numbers_of
 from lissom.cli.main import main
 from lissom.commands import bench as files
-from lissom.commands.bench import bench, speedup_over
+from lissom.commands.bench import bench, size_bytes, speedup_over
 from lissom.data.data import Data
 from lissom.exporting.onnx.names import layer_of_node
 from lissom.language.parse_methods import method_of
@@ -359,3 +360,15 @@ def test_the_size_of_a_file_in_two_parts_is_that_of_both(
     assert json.loads(capsys.readouterr().out)["size_bytes"] == both
     (row,) = lissom.latency(path, "openvino", (1, *record["task"]["shape"]))
     assert row["size_bytes"] == both
+
+
+def test_external_weights_of_onnx_count_as_size(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    lissom.export(nn.Linear(64, 64), "onnxruntime", path, shape=(64,))
+    whole = size_bytes(path)
+    assert whole == path.stat().st_size
+    onnx.save(
+        onnx.load(path), path, save_as_external_data=True, location="w.data", size_threshold=0
+    )
+    assert path.stat().st_size < whole / 4 and size_bytes(path) >= whole
+    assert size_bytes(path) == sum(file.stat().st_size for file in tmp_path.iterdir())

@@ -510,3 +510,20 @@ def test_a_batch_of_one_image_is_measured_with_others(sizes: tuple[int, ...]) ->
     torch.testing.assert_close(
         net[2].running_mean, net[1](x.flatten(1)).mean(0), rtol=1e-4, atol=1e-5
     )
+
+
+def test_layers_that_are_never_cut_may_be_kept_by_name() -> None:
+    class Sound(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(4, 16, 3)
+            self.gru = nn.GRU(16, 8, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.gru(self.conv(x).transpose(1, 2))[0]
+            return out
+
+    x = torch.randn(4, 4, 12)
+    recipe = 'prune(0.5, multiple=4, keep="gru")'
+    small, _ = apply(recipe, Sound().eval(), x[:1], x, notes=True)
+    assert small.conv.out_channels == 8 and small.gru.hidden_size == 8

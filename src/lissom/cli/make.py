@@ -297,7 +297,7 @@ def explain(
     found = kept.find(key)
     task = options.load_for(found, kept)
     from ..commands.explain import Explainer
-    from ..commands.try_remedies import try_remedies
+    from ..commands.try_remedies import check_reproducible, try_remedies
     from ..learning.check_preprocessing import check_preprocessing
     from ..learning.examine import examine
     from ..report.explanation import print_explanation
@@ -308,6 +308,8 @@ def explain(
     check_preprocessing(task)
     with Live(quiet=json) as live:
         explainer = Explainer(task, kept, found, live.say)
+        if remedy:
+            check_reproducible(explainer)
         seen = explainer.findings(wanted, images)
         if remedy:
             seen["tried"] = try_remedies(explainer, seen, wanted, device_of(device))

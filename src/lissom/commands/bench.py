@@ -15,7 +15,7 @@ from ..bench.latency import Timing, latencies
 from ..bench.machine import machine
 from ..data.data import Data
 from ..errors import LissomError, silent
-from ..importing.file import model_in
+from ..importing.file import model_in, weight_files
 from ..importing.packed import ENDING
 from ..language.parse_methods import method_of
 from ..language.target import Target
@@ -195,10 +195,13 @@ def speedup_over(timing: Timing, baselines: Sequence[Timing]) -> dict[str, Any]:
 
 
 def size_bytes(path: Path) -> int:
-    """Return the size of a file in bytes; OpenVINO's .xml includes the .bin with its weights."""
-    beside = path.with_suffix(".bin")
-    weights_bytes = beside.stat().st_size if path.suffix == ".xml" and beside.is_file() else 0
-    return path.stat().st_size + weights_bytes
+    """Return the size of a file in bytes, including the files with its weights beside it: the .bin
+    of OpenVINO's .xml, and external data of ONNX.
+    """
+    beside = [path.with_suffix(".bin")] if path.suffix == ".xml" else []
+    if path.suffix == ".onnx":
+        beside = weight_files(path)
+    return sum(file.stat().st_size for file in (path, *beside) if file.is_file())
 
 
 def resolve(

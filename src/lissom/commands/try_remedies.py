@@ -25,10 +25,9 @@ def try_remedies(
 ) -> list[dict[str, Any]]:
     """Run the recipe with each remedy; return a row for each, best on validation data first.
 
-    Adds the conclusion to `findings`, the findings of the explainer. Raises LissomError if the task
-    cannot reproduce the network.
+    Adds the conclusion to `findings`, the findings of the explainer. The task can reproduce the
+    network (`check_reproducible`).
     """
-    _check_reproducible(explainer)
     main = explainer.task.metric_names[0]
     rows = list[dict[str, Any]]()
     for remedy, recipe in [
@@ -56,7 +55,7 @@ def try_remedies(
     return sorted(rows, key=lambda row: -(row.get("valid") or -math.inf))
 
 
-def _check_reproducible(explainer: Explainer) -> None:
+def check_reproducible(explainer: Explainer) -> None:
     """Raise LissomError if the network's own recipe does not give its key, or may not be run."""
     key, store, steps = explainer.key, explainer.store, explainer.steps
     (end,) = ends([Recipe(steps)], [explainer.record["seed"]], explainer.task.root)

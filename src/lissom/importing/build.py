@@ -279,6 +279,7 @@ class Op:
         build = self.build
         node = build.graph.call_function(function, build.concrete(args), build.concrete(kwargs))
         node.meta["stand_ins"] = results
+        node.meta["made_by"] = (function, args, kwargs)
         return node
 
     def calls(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:

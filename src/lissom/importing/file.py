@@ -33,10 +33,16 @@ def content_mark(path: str) -> str:
     """Return a hash of a file's content, including the files that hold its weights."""
     file = Path(path)
     mark = hashlib.sha256(file.read_bytes())
-    for name in sorted({location(tensor) for tensor in model_in(file).graph.initializer} - {""}):
-        with file_beside(name, file.parent).open("rb") as opened:
+    for weights in weight_files(file):
+        with weights.open("rb") as opened:
             mark.update(hashlib.file_digest(opened, "sha256").digest())
     return mark.hexdigest()[:16]
+
+
+def weight_files(path: Path) -> list[Path]:
+    """Return the files that hold weights of an ONNX file (external data), in order of their names."""
+    names = {location(tensor) for tensor in model_in(path).graph.initializer} - {""}
+    return [file_beside(name, path.parent) for name in sorted(names)]
 
 
 def preprocess_said(path: Path) -> str | None:

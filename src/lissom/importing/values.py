@@ -17,6 +17,8 @@ from torch.fx.node import map_aggregate
 
 MOST_ELEMENTS = 1 << 27  # of one tensor: 512 MiB of float32
 MOST_FOLDED = 1 << 28  # of all tensors computed from constants: 1 GiB of float32
+MOST_COMPUTED = 1 << 20  # integers in a tensor that is computed from sizes
+MOST_COMPUTED_NODES = 64  # nodes that compute it
 MOST_LISTED = 1 << 24  # of a constant that is read number by number
 
 
@@ -99,6 +101,36 @@ def check_size(result: Any, most: int) -> None:
     for part in result if isinstance(result, (list, tuple)) else [result]:
         if isinstance(part, Tensor) and math.prod(part.shape) > most:
             raise ValueError(f"a tensor {tuple(part.shape)} is larger than {most} numbers")
+
+
+def computed(value: Any, which: int) -> Any:
+    """Return the integers that a value has in the first (0) or second (1) trace, if they follow from
+    sizes and constants alone; None otherwise.
+    """
+    known: dict[fx.Node, Any] = {}
+
+    def integers(part: Any) -> Any:
+        if not isinstance(part, fx.Node):
+            return part.tensor if isinstance(part, Constant) else part
+        if part not in known:
+            stand_in = part.meta["stand_ins"][which]
+            if not isinstance(stand_in, Tensor):
+                return stand_in
+            if "made_by" not in part.meta or stand_in.is_floating_point():
+                raise LookupError
+            if stand_in.numel() > MOST_COMPUTED or len(known) > MOST_COMPUTED_NODES:
+                raise LookupError
+            known[part] = None
+            function, args, kwargs = part.meta["made_by"]
+            known[part] = function(
+                *map_aggregate(args, integers), **map_aggregate(kwargs, integers)
+            )
+        return known[part]
+
+    try:
+        return integers(value)
+    except LookupError:
+        return None
 
 
 def numbers_only(args: Any, kwargs: Any) -> bool:

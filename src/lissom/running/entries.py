@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..data.source import is_own_data
-from ..errors import LissomError, listed
+from ..errors import LissomError, cut, listed
 from ..store.snapshot import read_structure, restore
 from ..store.store import Store
 from ..tasks.builders import arguments, chosen_arguments, code_named
@@ -61,10 +61,27 @@ def task_of_entry(key: str, store: Store) -> Task | None:
     code = texts_of_code(origin)
     if code:
         raise LissomError(
-            f"store: {key} was made for {listed(code)}, code that is imported only if you name it: "
-            "give --model, --data and --kind as for lissom run"
+            f"store: {key} was made for {listed(code)}, code that is imported only if you name it "
+            f"again: add {options_of(origin)}"
         )
     return Task.from_origin(origin)
+
+
+def options_of(origin: Mapping[str, Any]) -> str:
+    """Return the options of the command line that name the network and data of an origin.
+
+    >>> options_of({"model": "net.py:make", "weights": "net.pt", "data": {"name": "a.py:data"}})
+    '--model net.py:make --weights net.pt --data a.py:data'
+    """
+    data = origin.get("data") or {}
+    named = {
+        "--model": origin.get("model"),
+        "--weights": origin.get("weights"),
+        "--data": data.get("name"),
+        "--kind": origin.get("kind"),
+    }
+    given = [f"{option} {cut(str(text), 80)}" for option, text in named.items() if text]
+    return " ".join([*given, *(["--model-args ..."] if origin.get("arguments") else [])])
 
 
 def texts_of_code(origin: Mapping[str, Any]) -> list[str]:

@@ -141,6 +141,7 @@ class Prune(Step):
 
         from ..surgery.channels.group import layers_in
         from ..surgery.channels.trial_cut import cuttable
+        from ..surgery.coverage import EMBEDDINGS, FUSED_LAYERS
         from ..surgery.names import matching
         from ..surgery.plain_layers import make_plain_and_note
         from ..surgery.states import check_states
@@ -153,7 +154,7 @@ class Prune(Step):
             name
             for name, m in model.named_modules()
             if name in makers
-            or isinstance(m, (nn.modules.conv._ConvNd, nn.Linear, nn.MultiheadAttention))
+            or isinstance(m, (nn.modules.conv._ConvNd, nn.Linear, *FUSED_LAYERS, *EMBEDDINGS))
         ]
         keep = matching(layers, self.keep, f"{ctx.where}: keep")
         only = matching(layers, self.only, f"{ctx.where}: only") if self.only else set(layers)

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ..build import Op
-from ..values import Constant, Sizes
+from ..values import Constant, Sizes, computed
+from .shapes import open_batch, reshaped
 from .windows import last_first
 
 AXIS_END = 2**31 - 1  # end of a slice that runs to the end of the axis
@@ -158,6 +159,8 @@ def gather(op: Op) -> Any:
         parts = [value.parts[int(index)] for index in op.numbers(1)]
         return op.row_of(parts, single=op.rank(op.raw(1)) == 0)
     indices = op[1]
+    if axis == 0 and (same := all_in_order(op, value, indices)) is not None:
+        return same
     if isinstance(indices, Constant):
         if indices.tensor.ndim == 0:
             return op.call(torch.select, value, axis, int(indices.tensor))
@@ -166,6 +169,31 @@ def gather(op: Op) -> Any:
         rows, width = op.shape(value)
         return op.layer(lambda: nn.Embedding(rows, width), as_int64(op, indices), weight=value)
     return index_axis(op, value, axis, as_int64(op, indices))
+
+
+def all_in_order(op: Op, value: Any, indices: Any) -> Any:
+    """Return a tensor in another shape if the indices are 0, 1, 2, ... of all its numbers in a row;
+    None for other indices.
+
+    PyTorch's exporter writes `as_strided` so, which it meets where an example in channels_last
+    passes a global average pooling.
+    """
+    if not isinstance(value, fx.Node) or op.rank(value) != 1 or op.rank(indices) < 2:
+        return None
+    flattened = value.target in (torch.flatten, torch.reshape)
+    source: Any = value.args[0] if flattened else value
+    counts = [op.shape(value, which)[0] for which in (0, 1)]
+    if isinstance(indices, Constant):  # of a file for a fixed batch
+        counts = [counts[0] * (op.build.fixed_batch or 0) // op.build.batches[0]]
+    for which, count in enumerate(counts):
+        found = computed(indices, which)
+        if found is None or not torch.equal(found.flatten(), torch.arange(count)):
+            return None
+    if isinstance(indices, Constant):
+        return reshaped(op, source, open_batch(op, source, op.shape(indices)))
+    first, second = (op.shape(indices, which) for which in (0, 1))
+    sizes = [a if a == b else -1 for a, b in zip(first, second, strict=True)]
+    return reshaped(op, source, sizes) if sizes.count(-1) < 2 else None
 
 
 def as_int64(op: Op, indices: Any) -> Any:
