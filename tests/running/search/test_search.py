@@ -353,10 +353,14 @@ def test_a_front_is_what_nothing_beats() -> None:
 @pytest.mark.parametrize("labelled", [True, False])
 @pytest.mark.parametrize("few_bits", [True, False])
 @pytest.mark.parametrize("samples", [500, 50_000])
+@pytest.mark.parametrize("residual", [True, False])
 def test_default_spaces_are_spaces(
-    learns: bool, labelled: bool, few_bits: bool, samples: int
+    learns: bool, labelled: bool, few_bits: bool, samples: int, residual: bool
 ) -> None:
-    space = default_space(learns=learns, labelled=labelled, few_bits=few_bits, samples=samples)
+    space = default_space(
+        learns=learns, labelled=labelled, few_bits=few_bits, samples=samples, residual=residual
+    )
+    assert ("drop(" in str(space)) == (learns and residual)
     assert ("batch=32" in str(space)) == (learns and samples == 500)
     assert space.choices
     assert ("alpha=1" in str(space)) == (learns and not labelled)

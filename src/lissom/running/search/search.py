@@ -339,18 +339,23 @@ def check_seed(seed: int) -> None:
         raise LissomError(f"search: expected a seed from 0 to {MAX_SEED}, got {seed!s:.40}")
 
 
-def default_space(*, learns: bool, labelled: bool, few_bits: bool, samples: int) -> SearchSpace:
+def default_space(
+    *, learns: bool, labelled: bool, few_bits: bool, samples: int, residual: bool = False
+) -> SearchSpace:
     """Return the space for a trained network: with distillation if there are training data, in
-    smaller batches if these are few, and with 4-bit weights if `few_bits`.
+    smaller batches if these are few, with 4-bit weights if `few_bits`, and without some of its
+    blocks if it is `residual`.
     """
     rounded = '{quantize(8), quantize(4, rounding="learned")}' if few_bits else "quantize(8)"
     if not learns:
         return SearchSpace(f'{{{rounded}, prune(0..0.3, of="macs") | {rounded}}}')
     batch = ", batch=32" if samples < SMALL_TRAINING_SET else ""
     alpha = "" if labelled else ", alpha=1"
+    cut = 'prune(0..0.85, of="macs", by={l1, taylor})'
+    if residual:
+        cut = f"{{drop(0..0.7), {cut}}}"
     return SearchSpace(
-        f'{{{rounded}, prune(0..0.85, of="macs", by={{l1, taylor}}) | '
-        f'distill("kd", {{2, 6}}, lr=0.01{batch}{alpha}) | {rounded}}}'
+        f'{{{rounded}, {cut} | distill("kd", {{2, 6}}, lr=0.01{batch}{alpha}) | {rounded}}}'
     )
 
 
