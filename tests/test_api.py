@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from networks import images, seasoned
 from torch import Tensor, nn
 
 import lissom
-from lissom import LissomError
+from lissom import LissomError, LissomWarning
 
 
 def test_an_example_that_the_network_does_not_take_is_said_with_its_shape() -> None:
@@ -181,3 +182,18 @@ def test_a_linear_layer_with_batchnorm_beside_a_normalization_is_corrected_right
             float((net(seen) - model(seen)).square().mean() / size) for net in (corrected, plain)
         ]
     assert errors[0] < 1.5 * errors[1] < 0.01
+
+
+def test_ranges_of_the_example_alone_are_a_warning() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    x = torch.randn(16, 3, 8, 8)
+    with pytest.warns(LissomWarning, match="measured on `example` alone, of 1 inputs"):
+        lissom.apply("quantize(8)", net, x[:1])
+    lissom.apply("quantize(8)", net, x)  # sixteen are few, and not forgotten
+    lissom.apply("quantize(8, 32)", net, x[:1])  # without ranges
+
+
+@pytest.mark.parametrize("shape", [(3, -1, -1), (3, 0, 8)])
+def test_open_sizes_of_a_file_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+    with pytest.raises(LissomError, match="expected sizes of at least 1"):
+        lissom.export(nn.Conv2d(3, 4, 3), "onnxruntime", tmp_path / "net.onnx", shape)

@@ -14,6 +14,8 @@ from .language.recipe import Recipe
 if TYPE_CHECKING:
     from torch import nn
 
+FEW_IMAGES = 8  # fewer measure ranges badly, which needs a warning
+
 
 @overload
 def apply(
@@ -107,6 +109,7 @@ def _applied(
     """Return the network after the steps, their notes, and their warnings."""
     from .data.samples import Samples, example_of
     from .tasks.user_network import copied_network, network_of
+    from .trees import length
 
     whole = network_of(model, "apply")
     example = example_of(example, whole)
@@ -116,14 +119,15 @@ def _applied(
     if not all(step.compares for step in steps.steps):
         _check_runs(model, example, others)
     try:
-        return _in_turn(steps, model, example, samples, seed)
+        few_images = images is None and length(example) < FEW_IMAGES
+        return _in_turn(steps, model, example, samples, seed, few_images)
     except Exception:
         _check_runs(copied_network(whole, "apply"), example, others)  # raises a clearer error
         raise
 
 
 def _in_turn(
-    steps: Recipe, model: nn.Module, example: Any, samples: Any, seed: int
+    steps: Recipe, model: nn.Module, example: Any, samples: Any, seed: int, few_images: bool
 ) -> tuple[nn.Module, list[str], list[str]]:
     """Run the steps in order; random numbers on the CPU and the network's device go on as before."""
     import torch
@@ -131,7 +135,7 @@ def _in_turn(
     from .bench.clock import clock_of
     from .language.context import SurgeryContext
     from .tasks.user_network import dtype_of
-    from .trees import in_float, tensors_in
+    from .trees import in_float, length, tensors_in
 
     device = next(tensors_in(example)).device
     said = list[str]()
@@ -152,6 +156,12 @@ def _in_turn(
                 example, images, seed=seed, device=device, where=str(step), clock=clock_of()
             )
             model = step(model, ctx)
+            if few_images and ctx.facts.get("ranges"):
+                ctx.warnings.append(
+                    f"{step}: ranges were measured on `example` alone, of {length(example)} inputs; "
+                    "give some hundred as `images`"
+                )
+                ctx.notes += ctx.warnings[-1:]
             said += ctx.notes
             warned += ctx.warnings
     return model, said, warned
@@ -268,6 +278,11 @@ def export(
             "in (3, 224, 224), got "
             f"{type_of(shape)}; inputs themselves are given as example="
         ) from None
+    if any(size < 1 for size in shape):
+        raise LissomError(
+            f"export: shape: expected sizes of at least 1, got {shape}; a file takes any number of "
+            "inputs, all of one size"
+        )
     if not shape and example is None:
         raise LissomError(
             "export: the shape of an input without the batch is missing, as in "

@@ -54,6 +54,27 @@ def test_files_answer_like_pytorch(recipe: str, smaller: float, tmp_path: Path) 
     assert size < 1.5 * whole / smaller
 
 
+def test_convolutions_over_one_axis_run_in_integers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv1d(4, 64, 3, padding=1),
+        nn.BatchNorm1d(64),
+        nn.ReLU(),
+        nn.Conv1d(64, 64, 5, padding=2, groups=2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool1d(1),
+        nn.Flatten(),
+        nn.Linear(64, 5),
+    ).eval()
+    seen = torch.randn(24, 4, 32)
+    small = lissom.apply("quantize(8)", net, seen[:1], seen)
+    found, size = answers(small, tmp_path, seen)
+    with torch.no_grad():
+        wanted = small(seen)
+    assert float((found - wanted).square().mean().sqrt() / wanted.square().mean().sqrt()) < 0.03
+    assert size < 0.6 * sum(p.numel() * 4 for p in net.parameters())
+
+
 def test_any_number_of_images_goes_in_and_answers_stay(tmp_path: Path) -> None:
     net, seen = residual(), images(19, 16)
     Executorch().export(net, tmp_path / "net.pte", tuple(seen.shape[1:]), {})

@@ -242,16 +242,17 @@ def inspect(
     kept = Store(store)
     found = kept.find(key) if key else ""
     task = options.load_for(found, kept)
-    if sensitivity:
-        from ..learning.check_preprocessing import check_preprocessing
-        from ..learning.examine import examine
-
-        examine(task)
-        check_preprocessing(task)
     from ..commands.inspect import inspect_network, network_of
+    from ..learning.check_preprocessing import check_preprocessing
+    from ..learning.examine import examine, run_on_two
     from ..steps.prune import Prune
 
     network = network_of(found, kept, task)
+    if sensitivity:
+        examine(task)
+        check_preprocessing(task)
+    else:
+        run_on_two(task, network)
     step = Prune(0.5, by=by, multiple=multiple, floor=floor, on=on or "onnxruntime")
     seen = inspect_network(
         network, task, step, sensitivity=sensitivity, latency=bool(on), threads=threads

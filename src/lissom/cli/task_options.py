@@ -118,8 +118,8 @@ class TaskOptions:
         wait_asleep()
         size = size_of(self.size)
         if self.task is not None:
-            self.refuse_beside("--task", {"model", "data", *OF_PICTURES, *OF_MODEL})
-            return own_task(self.task)
+            self.refuse_beside("--task", {"model", "data", *OF_PICTURES, *OF_MODEL} - {"weights"})
+            return own_task(self.task, self.weights or "")
         arguments = named_values(self.model_args, "--model-args")
         check_model_spec(self.model)
         if onnx_file(self.model):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..language.grid import by_filter
-from ..surgery.quantization.layers import QuantizedConv2d
+from ..surgery.quantization.layers import QuantizedConv1d, QuantizedConv2d, QuantizedLayer
 from ..surgery.quantization.network import QuantizedNetwork
 from ..surgery.quantization.rounding import Rounding
 
@@ -36,7 +36,7 @@ class IntegerRounding(Rounding):
         return values
 
 
-class IntegerConv2d(QuantizedConv2d):
+class IntegerConvolution(QuantizedLayer):
     """A convolution that dequantizes its int8 weights, made by changing a layer's class."""
 
     codes: Tensor  # int8 (out ...)
@@ -61,6 +61,20 @@ class IntegerConv2d(QuantizedConv2d):
         self.make_plain(weight, bias)
 
 
+class IntegerConv1d(IntegerConvolution, QuantizedConv1d):
+    """A convolution over one axis, which ExecuTorch runs as one over two."""
+
+
+class IntegerConv2d(IntegerConvolution, QuantizedConv2d):
+    """A convolution over two axes."""
+
+
+INTEGER_CLASSES: dict[type[QuantizedLayer], type[IntegerConvolution]] = {
+    QuantizedConv1d: IntegerConv1d,
+    QuantizedConv2d: IntegerConv2d,
+}
+
+
 def prepare_integer_convolutions(network: QuantizedNetwork) -> bool:
     """Prepare a network for an export in which convolutions run in integers. Return False, with
     nothing done, if none can.
@@ -80,7 +94,7 @@ def prepare_integer_convolutions(network: QuantizedNetwork) -> bool:
         return False
     for layer in network.layers():
         if (
-            isinstance(layer, QuantizedConv2d)
+            type(layer) in INTEGER_CLASSES
             and layer.rounding is not None
             and layer.step() is not None
             and layer.rounding.zeros() is None
@@ -94,7 +108,7 @@ def prepare_integer_convolutions(network: QuantizedNetwork) -> bool:
             }
             for name, value in buffers.items():
                 layer.register_buffer(name, value)
-            layer.__class__ = IntegerConv2d
+            layer.__class__ = INTEGER_CLASSES[type(layer)]
             layer.norm = layer.rounding = None
             layer.drop_transforms()
             # the file must hold only the integers

@@ -128,19 +128,25 @@ def check_labels(task: Task) -> None:
             )
 
 
-def outputs_for_two(task: Task, model: nn.Module) -> Tree:
-    """Return a network's outputs for two samples. Raises LissomError if they are unfit."""
+def run_on_two(task: Task, model: nn.Module) -> Tree:
+    """Return a network's outputs for two samples. Raises LissomError if it does not run on them."""
     inputs = task.data.example(2)
-    count = length(inputs)
     try:
         with torch.no_grad():
             out: Tree = run_network(model, inputs)
+            return out
     except Exception as error:  # the user's own code may raise anything
         what = "inputs" if task.data.as_given else "images"
         said = describe_error(error, first_line(error), f" on {what} of shape {shapes(inputs)}")
         raise LissomError(
             f"model {task.name}: it raised {said}; {CALL_HINT if task.data.as_given else SIZE_HINT}"
         ) from error
+
+
+def outputs_for_two(task: Task, model: nn.Module) -> Tree:
+    """Return a network's outputs for two samples. Raises LissomError if they are unfit."""
+    out = run_on_two(task, model)
+    count = length(task.data.example(2))
     tensors = list(tensors_in(out))
     what = f"{shapes(out)} for {count} images" if tensors else type(out).__name__
     said = f"model {task.name}: it returns {what}; "

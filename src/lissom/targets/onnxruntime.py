@@ -59,8 +59,10 @@ def adapt(proto: Any) -> None:
     """
     from ..exporting.onnx.activations import round_sigmoids
     from ..exporting.onnx.float_layers import keep_float_layers
+    from ..exporting.onnx.shuffles import round_before_shuffles
     from ..exporting.onnx.unshare import unshare_transposes
 
+    round_before_shuffles(proto)
     keep_float_layers(proto)
     unshare_transposes(proto)
     round_sigmoids(proto)

@@ -37,8 +37,10 @@ def adapt(proto: Any) -> None:
     from ..exporting.onnx.batch_expansion import expand_by_adding_zeros
     from ..exporting.onnx.concatenation_guard import guard_concatenations
     from ..exporting.onnx.operands import sign_operands
+    from ..exporting.onnx.shuffles import round_before_shuffles
     from ..exporting.onnx.unshare import unshare_scales
 
+    round_before_shuffles(proto)
     join_activations(proto)
     sign_operands(proto)
     guard_concatenations(proto)

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
@@ -52,15 +53,27 @@ class Task:
     metrics: dict[str, Metric] = field(default_factory=dict)
     teacher: Callable[[], nn.Module] | None = None
     spec: dict[str, Any] = field(default_factory=dict)
-    # the file of weights, if the network was trained elsewhere
+    # the file of weights, if the network was trained elsewhere; loaded into what `build` returns
     weights: str = ""
+    build_loads_weights: bool = False  # whether `build` itself loads them
     trained: bool = True  # whether `build` returns a trained network, as far as is known
     kind: Kind | None = None
     kind_text: str = ""  # the name of the kind, by default the kind as text
     labels_itself: bool = False  # whether the targets are the given network's own outputs
     origin: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    # of weights that the user's code loads; None until it is asked for
+    _loaded_mark: str | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.metrics, Mapping):
+            raise LissomError(
+                "Task: metrics: expected functions by name, as in {'psnr': psnr}, got "
+                f"{type_of(self.metrics)}"
+            )
+        if self.weights and not self.build_loads_weights:
+            self.source += f" {weights_mark(self.weights)}"
+            self.build = partial(with_weights, self.build, self.weights)
+            self.build_loads_weights = True
         if self.kind is None:
             targets = getattr(self.data.test, "labels", None)  # None if it is not a split
             self.kind = kind_of(targets, own=bool(self.loss and self.metrics))
@@ -144,8 +157,7 @@ class Task:
             return made
 
         if weights and not published:
-            order = ORDER if weights.startswith(ORDER) else ""
-            source += f" {order}{file_mark(weights_file(weights))}"
+            source += f" {weights_mark(weights)}"
         own_kind, kind_source = (None, "") if kind is None else kind_named(kind)
         source += kind_source
         file = weights or onnx_file(model)
@@ -156,6 +168,7 @@ class Task:
             f"{source} {given}",
             spec={"model": model, **given},
             weights=file,
+            build_loads_weights=True,
             trained=bool(file or is_own_code(model) or any(map(arguments.get, TRAINED))),
             kind=own_kind,
             kind_text=kind or "",
@@ -185,7 +198,7 @@ class Task:
         Raises LissomError for anything missing here, such as a data set on another machine.
         """
         if "task" in origin:
-            return own_task(origin["task"])
+            return own_task(origin["task"], origin.get("weights") or "")
         from .datasets import data_from, with_tuples
 
         return cls.of(
@@ -232,7 +245,19 @@ class Task:
         facts: tuple[object, ...] = (self.name, self.source, self.data.fingerprint, metrics, seed)
         if self.kind is not None and str(self.kind) != "classify":
             facts = (*facts, self.kind.identity())
+        if mark := self.loaded_mark():
+            facts = (*facts, mark)
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
+
+    def loaded_mark(self) -> str:
+        """Return a hash of the weights that the user's own code loads, "" if it loads none."""
+        if self._loaded_mark is None:
+            from .loaded_parameters import loaded_mark
+
+            own_code = not self.origin.get("model") or is_own_code(self.name)
+            looks = own_code and not self.weights
+            self._loaded_mark = loaded_mark(self.fresh) if looks else ""
+        return self._loaded_mark
 
     def fresh(self, seed: int = 0) -> nn.Module:
         """Build the network with weights drawn from `seed`, in eval mode."""
@@ -257,6 +282,21 @@ class Task:
         return model.eval()
 
 
+def with_weights(build: Callable[[], nn.Module], weights: str) -> nn.Module:
+    """Return the network that `build` returns, with the weights in a file."""
+    from .weights import load_weights
+
+    network = build()
+    load_weights(network, weights)
+    return network
+
+
+def weights_mark(weights: str) -> str:
+    """Return a hash of a file of weights, with the order in which they are matched."""
+    order = ORDER if weights.startswith(ORDER) else ""
+    return f"{order}{file_mark(weights_file(weights))}"
+
+
 def check_json(model: str, arguments: Mapping[str, Any]) -> None:
     """Raise LissomError if an argument of a factory cannot be written into an entry, as JSON."""
     for name, value in arguments.items():
@@ -270,10 +310,10 @@ def check_json(model: str, arguments: Mapping[str, Any]) -> None:
             ) from None
 
 
-def own_task(spec: str) -> Task:
+def own_task(spec: str, weights: str = "") -> Task:
     """Load the task in `file.py:name`: a Task, or a function without arguments that returns one.
 
-    Raises LissomError if there is none.
+    `weights` is a file of weights for its network. Raises LissomError if there is none.
     """
     place, colon, name = spec.rpartition(":")
     if not colon or not place.endswith(".py"):
@@ -285,6 +325,10 @@ def own_task(spec: str) -> Task:
         found = call_user_code(found, f"task: {spec}")
     if not isinstance(found, Task):
         raise LissomError(f"task: expected a lissom.Task in {spec}, got {type_of(found)}")
-    return replace(
-        found, source=f"{source} {found.source}", spec={"task": spec}, origin={"task": spec}
+    task = replace(
+        found,
+        source=f"{source} {found.source}",
+        spec={"task": spec},
+        origin={"task": spec, "weights": weights},
     )
+    return replace(task, weights=weights, build_loads_weights=False) if weights else task
