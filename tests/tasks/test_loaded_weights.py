@@ -100,3 +100,16 @@ def test_weights_of_a_task_in_a_file_are_given_beside_it(tmp_path: Path) -> None
 def test_metrics_that_are_no_functions_by_name_are_refused() -> None:
     with pytest.raises(LissomError, match=r"metrics: expected functions by name.* got a list"):
         Task(make, DATA, metrics=[mean_error])  # type: ignore[arg-type]
+
+
+def test_a_metric_whose_name_is_an_error_gets_a_note() -> None:
+    (note,) = Task(make, DATA, metrics={"mse": mean_error}).notes()
+    assert "larger values for better ones" in note
+    assert Task(make, DATA, metrics={"negative_mse": mean_error}).notes() == []
+
+
+def test_a_relative_import_says_how_to_name_the_module(tmp_path: Path) -> None:
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets" / "net.py").write_text("from .parts import Block\n")
+    with pytest.raises(LissomError, match=r"is named as nets\.net:make"):
+        Task.of(f"{tmp_path}/nets/net.py:make", DATA)

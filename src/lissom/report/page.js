@@ -1149,7 +1149,7 @@ const unpack = id =>
           .map(k => D.runs[k].task)
           .map(
             t =>
-              `${t.model} on ${t.data} (${t.test.toLocaleString("en")} test images${several("kind").length ? ", " + t.kind : ""})`,
+              `${t.model} on ${t.data} (${t.test.toLocaleString("en")} test images${several("kind").length && t.kind ? ", " + t.kind : ""})`,
           ),
       ),
     ];

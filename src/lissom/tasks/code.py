@@ -62,8 +62,15 @@ def loaded(place: str, name: str, what: str) -> tuple[Any, str]:
                 sys.path.insert(0, "")
             module = importlib.import_module(place)
     except (Exception, SystemExit) as error:  # the user's own code may raise anything
+        hint = ""
+        if "relative import" in str(error):
+            folder = Path(place).resolve().parent.name
+            hint = (
+                f"; a file of a package is named as {folder}.{Path(place).stem}:{name}, from the "
+                "folder that holds the package"
+            )
         raise LissomError(
-            f"{what}: importing {place} raised {describe_error(error, str(error))}"
+            f"{what}: importing {place} raised {describe_error(error, str(error))}{hint}"
         ) from error
     if not hasattr(module, name):
         close = nearest(name, dir(module))

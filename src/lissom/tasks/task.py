@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ..language.training import Batch, Term
     from ..trees import Tree
 
+# names of metrics of which less is better
+ERRORS = {"cer", "error", "error_rate", "loss", "lpips", "mae", "mse", "perplexity", "rmse", "wer"}
 # arguments with which a library's builder loads weights
 TRAINED = ("weights", "pretrained", "checkpoint_path")
 
@@ -225,12 +227,19 @@ class Task:
         how it was read from an ONNX file. Raises LissomError if its outputs on the data differ from
         those of the file.
         """
+        notes = list[str]()
+        first = next(iter(self.metrics), "")
+        if first.lower() in ERRORS:
+            notes.append(
+                f"metric {first}: choices and tables take larger values for better ones; of an error, "
+                "return the negative"
+            )
         if not self.weights:
-            return []
+            return notes
         seen = f"images are seen through {self.data.preprocess}"
         if self.data.as_given:
             seen = "inputs are taken as the data set gives them"
-        notes = [f"{self.weights} was trained elsewhere; {seen}"]
+        notes.append(f"{self.weights} was trained elsewhere; {seen}")
         if file := onnx_file(self.name):
             from .imported import import_notes
 
