@@ -162,6 +162,8 @@ def test_multiples_of_a_network_of_linear_layers_are_timed_too() -> None:
     clock = Blocks(16, 4)
     assert clock.multiple(net, torch.randn(1, 64)) == 16
     assert Blocks(8, 8).multiple(nn.Sequential(nn.Identity()), torch.randn(1, 64)) == 8
+    narrow = nn.Sequential(nn.Conv2d(1, 8, 1), nn.Conv2d(8, 1, 9))  # nearly all in one channel
+    assert Blocks(8, 8).multiple(narrow, torch.randn(1, 1, 16, 16)) == 8
 
 
 class Wrong:

@@ -372,3 +372,20 @@ def test_external_weights_of_onnx_count_as_size(tmp_path: Path) -> None:
     )
     assert path.stat().st_size < whole / 4 and size_bytes(path) >= whole
     assert size_bytes(path) == sum(file.stat().st_size for file in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["missing.data", "a\0b", "x" * 5000])
+def test_external_weights_that_are_not_there_are_one_line(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    lissom.export(nn.Linear(64, 64), "onnxruntime", path, shape=(64,))
+    onnx.save(
+        onnx.load(path), path, save_as_external_data=True, location="w.data", size_threshold=0
+    )
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = name
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(LissomError, match=r"bench: .*net\.onnx: its weights lie in"):
+        size_bytes(path)

@@ -149,7 +149,7 @@ def test_what_was_cut_twice_quantized_and_stored_is_found_too(tmp_path: Path) ->
     slice_channels(twice, second)
     save(twice, tmp_path)
     student = restore(NETWORKS["resnet8"](), tmp_path)
-    for network in (student, lissom.apply("quantize(8)", student, IMAGES)):
+    for network in (student, lissom.apply("quantize(8)", student, IMAGES, IMAGES)):
         found = compared_places(network, teacher, IMAGES, None, "here")
         assert [place.how for place in found] == ["kept channels"] * 3
         between = compared_places(twice, once, IMAGES, None, "here")

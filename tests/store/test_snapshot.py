@@ -378,7 +378,7 @@ def test_widths_of_every_kind_are_those_of_the_tensors(
 
 @pytest.mark.parametrize("names", [[], ["scale", "zero_point", "more"], ["scale", "other"]])
 def test_a_grid_that_holds_something_else_is_one_line(names: list[str], tmp_path: Path) -> None:
-    lissom.save(lissom.apply("quantize(8)", small_net(), images(1)), tmp_path)
+    lissom.save(lissom.apply("quantize(8)", small_net(), images(1), images(1)), tmp_path)
     structure = json.loads((tmp_path / "structure.json").read_text(encoding="utf-8"))
     next(iter(structure["quantized"]["grids"].values()))["names"] = names
     (tmp_path / "structure.json").write_text(json.dumps(structure), encoding="utf-8")

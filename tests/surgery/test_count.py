@@ -130,7 +130,7 @@ def test_a_quantized_network_counts_like_the_float_one() -> None:
     from lissom import apply
 
     net, image = factory("resnet8")(num_classes=10).eval(), torch.randn(2, 3, 16, 16)
-    small = apply("quantize(8)", net, image)
+    small = apply("quantize(8)", net, image, image)
     assert macs(small, image) == macs(net, image)
     assert {row["name"] for row in layer_table(small, image)} <= {
         row["name"] for row in layer_table(net, image)

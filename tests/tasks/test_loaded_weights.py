@@ -66,7 +66,7 @@ def test_only_weights_that_do_not_follow_the_seed_have_a_mark() -> None:
         torch.manual_seed(seed)
         net = make()
         nn.init.zeros_(net[3].bias)  # of one value
-        net.register_parameter("table", nn.Parameter(torch.arange(64.0), requires_grad=False))
+        net.register_buffer("table", torch.arange(64.0))  # computed
         return net
 
     state = torch.get_rng_state()
@@ -79,7 +79,10 @@ def test_only_weights_that_do_not_follow_the_seed_have_a_mark() -> None:
             net[1].weight.copy_(torch.arange(512.0).view(8, 64))
         return net
 
-    assert len(loaded_mark(half_loaded)) == 16
+    def frozen(seed: int) -> nn.Module:
+        return half_loaded(seed).requires_grad_(False)
+
+    assert len(loaded_mark(half_loaded)) == 16 and loaded_mark(frozen) == loaded_mark(half_loaded)
 
 
 def test_weights_of_a_task_in_a_file_are_given_beside_it(tmp_path: Path) -> None:

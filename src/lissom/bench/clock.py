@@ -186,6 +186,8 @@ class LayerClock:
         multiples = [
             m for m in MULTIPLES if sum(y.macs for y in layers if y.outputs >= 2 * m) >= half
         ]
+        if not multiples:
+            return 8
         costliest = sorted(set(layers), key=lambda y: (-y.macs, repr(y)))[:COSTLIEST_LAYERS]
         losses = dict.fromkeys(multiples, 1.0)
         for bits in (32, 8):

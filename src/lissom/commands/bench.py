@@ -200,7 +200,10 @@ def size_bytes(path: Path) -> int:
     """
     beside = [path.with_suffix(".bin")] if path.suffix == ".xml" else []
     if path.suffix == ".onnx":
-        beside = weight_files(path)
+        try:
+            beside = weight_files(path)
+        except LissomError as error:
+            raise LissomError(f"bench: {path}: {error}") from None
     return sum(file.stat().st_size for file in (path, *beside) if file.is_file())
 
 

@@ -17,7 +17,7 @@ from ..steps.prune import Prune
 from ..store.store import Store
 from ..surgery.channels.budget import WidthSearch, cost_of
 from ..surgery.channels.slice import slice_channels, zero_channels
-from ..surgery.depth import residual_blocks, runs_without
+from ..surgery.depth import droppable_blocks
 from ..surgery.depth_search import shares
 from ..tasks.builders import code_named
 from ..tasks.task import Task
@@ -118,11 +118,7 @@ def group_facts(search: WidthSearch, k: int, costs: dict[str, Any]) -> dict[str,
 
 def blocks_facts(model: nn.Module, ctx: Context) -> list[dict[str, Any]]:
     """Return the residual blocks that can be dropped, with their share of params and macs."""
-    names = [
-        name
-        for name in residual_blocks(model, ctx.example)
-        if runs_without(model, name, ctx.example) is None
-    ]
+    names = droppable_blocks(model, ctx.example)
     saved = {of: shares(model, names, of, ctx.example) for of in ("params", "macs")}
     return [
         {"name": name, **{of: round(share[name], 4) for of, share in saved.items()}}

@@ -25,8 +25,8 @@ def try_remedies(
 ) -> list[dict[str, Any]]:
     """Run the recipe with each remedy; return a row for each, best on validation data first.
 
-    Adds the conclusion to `findings`, the findings of the explainer. The task can reproduce the
-    network (`check_reproducible`).
+    Adds the conclusion to `findings`, the findings of the explainer. Call `check_reproducible`
+    first.
     """
     main = explainer.task.metric_names[0]
     rows = list[dict[str, Any]]()

@@ -42,7 +42,7 @@ def content_mark(path: str) -> str:
 def weight_files(path: Path) -> list[Path]:
     """Return the files that hold weights of an ONNX file (external data), in order of their names."""
     names = {location(tensor) for tensor in model_in(path).graph.initializer} - {""}
-    return [file_beside(name, path.parent) for name in sorted(names)]
+    return list(dict.fromkeys(file_beside(name, path.parent) for name in sorted(names)))
 
 
 def preprocess_said(path: Path) -> str | None:
@@ -68,12 +68,16 @@ def file_beside(name: str, folder: Path) -> Path:
     elsewhere or does not exist.
     """
     root = folder.resolve()
-    # links are resolved first, so that none leads out of the folder
-    file = (root / name).resolve()
+    try:
+        # links are resolved first, so that none leads out of the folder
+        file = (root / name).resolve()
+        exists = file.is_file()
+    except (OSError, ValueError):  # such as of a name with a zero byte
+        raise LissomError(f"its weights lie in {name!r:.80}, which is no name of a file") from None
     if not name or Path(name).is_absolute() or ".." in Path(name).parts or root not in file.parents:
         raise LissomError(
             f"its weights lie in {name!r:.80}; expected a file in the folder of the ONNX file"
         )
-    if not file.is_file():
+    if not exists:
         raise LissomError(f"its weights lie in {name!r:.80}, and there is no such file beside it")
     return file

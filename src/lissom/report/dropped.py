@@ -14,7 +14,14 @@ DROP_FACTS = fields(
 
 
 def dropped_blocks(chain: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
-    """Return the blocks that each step of a recipe dropped, by the text of the step."""
+    """Return the blocks that each step of a recipe dropped, by the text of the step. `chain` has the
+    records of the recipe, the last first.
+
+    >>> rows = [{"block": name, "removed": 0.1, "error": None} for name in ("a", "b")]
+    >>> chain = [{"step": "drop(0.2)", "facts": {"dropped_blocks": [row]}} for row in rows]
+    >>> dropped_blocks(chain)
+    {'drop(0.2)': ['b', 'a']}
+    """
     found = dict[str, list[str]]()
     for entry in reversed(chain):
         if "dropped_blocks" not in entry["facts"]:
@@ -23,7 +30,7 @@ def dropped_blocks(chain: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
             rows = DROP_FACTS(entry["facts"])["dropped_blocks"]
         except Wrong:
             continue  # then the record says too little of them
-        found[entry["step"]] = [row["block"] for row in rows]
+        found.setdefault(entry["step"], []).extend(row["block"] for row in rows)
     return found
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from shlex import quote
 from typing import Any
 
 from torch import nn
 
 from ..data.source import is_own_data
-from ..errors import LissomError, cut, listed
+from ..errors import LissomError, listed
 from ..store.snapshot import read_structure, restore
 from ..store.store import Store
 from ..tasks.builders import arguments, chosen_arguments, code_named
@@ -78,9 +79,11 @@ def options_of(origin: Mapping[str, Any]) -> str:
         "--model": origin.get("model"),
         "--weights": origin.get("weights"),
         "--data": data.get("name"),
+        "--preprocess": data.get("preprocess"),
+        "--classes": data.get("classes"),
         "--kind": origin.get("kind"),
     }
-    given = [f"{option} {cut(str(text), 80)}" for option, text in named.items() if text]
+    given = [f"{option} {quote(text)}" for option, text in named.items() if isinstance(text, str)]
     return " ".join([*given, *(["--model-args ..."] if origin.get("arguments") else [])])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import LissomError, counted
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..language.context import Context
+    from ..surgery.depth_search import BlockSearch
     from ..trees import Tree
 
 TOLERANCE = 0.02  # of the amount, within which there is no note
@@ -20,11 +22,11 @@ TOLERANCE = 0.02  # of the amount, within which there is no note
 
 @dataclass(frozen=True)
 class Drop(Step):
-    """Remove the residual blocks that the outputs depend on least, so that the network gets
-    shallower.
+    """Remove the residual blocks that the outputs depend on least.
 
-    A residual block adds its input to what it computes from it: y = x + f(x), or relu(x + f(x)). A
-    dropped block returns its input. Blocks whose output has another shape than their input stay.
+    The network gets shallower. A residual block adds its input to what it computes from it:
+    y = x + f(x), or relu(x + f(x)). A dropped block returns its input. Blocks whose output has
+    another shape than their input stay.
 
     `amount` is the fraction to remove of these blocks, of all parameters or multiply-adds, or of
     the latency measured on a target. Blocks are dropped one after another, each time the one with
@@ -33,7 +35,7 @@ class Drop(Step):
     error = |outputs without the blocks - outputs|^2 / |outputs|^2, over `samples` training samples
 
     until the result is nearest to `amount`. Raises LissomError if the network has no such block, or
-    if all of them together are less than `amount`.
+    if all of them together are less than `amount` by more than half a block.
 
     On CPUs every layer costs time of its own, so a shallower network is often faster than one of
     the same multiply-adds with narrower layers. Train afterwards.
@@ -71,14 +73,14 @@ class Drop(Step):
         return self.of == "latency"
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
-        """Drop blocks without ranking them, to find out whether the amount can be reached. Latency
-        is not measured.
+        """Find out whether the amount can be reached, without measuring latency. The network stays
+        whole: later steps may name any of its blocks.
         """
-        from ..surgery.depth_search import shares
+        from ..surgery.depth_search import BlockSearch, shares
 
         blocks = self.blocks(model, ctx)
         of = "blocks" if self.of == "latency" else self.of
-        self.drop_blocks(model, ctx, shares(model, blocks, of, ctx.example))
+        self.check_reach(BlockSearch(model, shares(model, blocks, of, ctx.example)), ctx)
         return model
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
@@ -146,10 +148,10 @@ class Drop(Step):
         return shares(model, blocks, self.of, ctx.example)
 
     def drop_blocks(
-        self, model: nn.Module, ctx: Context, saved: dict[str, float], images: Tree = None
+        self, model: nn.Module, ctx: Context, saved: dict[str, float], images: Tree
     ) -> list[str]:
         """Drop blocks in place until `amount` is nearest, and return their names. `saved` is the
-        fraction of the cost that each is. Without images the first ones are dropped.
+        fraction of the cost that each is.
 
         Raises LissomError if `amount` cannot be reached.
         """
@@ -157,17 +159,16 @@ class Drop(Step):
         from ..surgery.depth_search import BlockSearch
 
         search = BlockSearch(model, saved, images)
-        if self.amount > search.most + search.least / 2:
-            raise LissomError(
-                f"{ctx.where}: {self.amount:.3g} of the {self.of} cannot be removed; this network "
-                f"can lose {search.least:.3g} to {search.most:.3g} of them, in "
-                f"{counted(len(saved), 'block')}"
-            )
+        self.check_reach(search, ctx)
         chosen = search.chosen(self.amount)
         for row in chosen:
             drop(model, row.name)
         ctx.facts["dropped_blocks"] = [
-            {"block": row.name, "removed": round(row.removed, 6), "error": row.error}
+            {
+                "block": row.name,
+                "removed": round(row.removed, 6),
+                "error": row.error if row.error is not None and isfinite(row.error) else None,
+            }
             for row in chosen
         ]
         ctx.facts["amount"] = {
@@ -179,6 +180,17 @@ class Drop(Step):
         if self.of != "latency":
             self.note_distance(ctx)
         return [row.name for row in chosen]
+
+    def check_reach(self, search: BlockSearch, ctx: Context) -> None:
+        """Raise LissomError if all blocks together are less than `amount`, by more than half a
+        block.
+        """
+        if search.most <= 0 or self.amount > search.most + search.least / 2:
+            raise LissomError(
+                f"{ctx.where}: {self.amount:.3g} of the {self.of} cannot be removed; this network "
+                f"can lose {search.least:.3g} to {search.most:.3g} of them, in "
+                f"{counted(len(search.saved), 'block')}"
+            )
 
     def measure(self, before: nn.Module, after: nn.Module, ctx: Context) -> None:
         """Measure the latency of the network before and after in turns, and record it."""

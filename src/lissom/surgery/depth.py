@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ..trees import Tree, first, run_on_copied_inputs, tensors_in
+from ..trees import Tree, copied, first, run_on_copied_inputs, tensors_in
 from .by_tensor import ByTensor
 from .modes import in_mode
 from .trace import Op, traced
@@ -37,6 +38,8 @@ class BlockCalls:
         self.outputs = dict[str, Any]()
         self.hooks = ExitStack()
         for name, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):  # which take no hooks
+                continue
             hook = module.register_forward_hook(self._note(name), with_kwargs=True)
             self.hooks.callback(hook.remove)
 
@@ -67,16 +70,24 @@ def residual_blocks(model: nn.Module, example: Tree) -> list[str]:
         for name, module in model.named_modules()
         if name
         and calls.calls[name] == 1
-        and not isinstance(module, nn.Sequential)
+        and type(module).forward is not nn.Sequential.forward
         and next(module.parameters(), None) is not None
         and adds_its_input(calls.inputs[name], calls.outputs[name], made_by)
     }
     classes = {name: type(module) for name, module in model.named_modules() if name in found}
-    return innermost(classes)
+    return blocks_among(classes)
+
+
+def droppable_blocks(model: nn.Module, example: Tree) -> list[str]:
+    """Return the residual blocks without any one of which the network runs."""
+    names = residual_blocks(model, example)
+    return [name for name in names if runs_without(model, name, example) is None]
 
 
 def adds_its_input(x: Any, y: Any, made_by: Mapping[Any, Sequence[Op]]) -> bool:
-    """Return whether an output is computed from a sum of which one operand is the input itself."""
+    """Return whether an output is computed from a sum of the input itself and something that is
+    computed from the input.
+    """
     if not isinstance(x, Tensor) or not isinstance(y, Tensor):
         return False
     if x is y or x.shape != y.shape or x.dtype != y.dtype:
@@ -89,11 +100,28 @@ def adds_its_input(x: Any, y: Any, made_by: Mapping[Any, Sequence[Op]]) -> bool:
             continue
         seen.add(tensor)
         for op in made_by.get(tensor, ()):
-            if op.name in ADDITIONS and any(
-                is_moved(operand, x, made_by) for operand in op.args[:2]
-            ):
-                return True
+            if op.name in ADDITIONS:
+                one, other = op.args[:2]
+                if is_moved(one, x, made_by) and depends_on(other, x, made_by):
+                    return True
+                if is_moved(other, x, made_by) and depends_on(one, x, made_by):
+                    return True
             todo += op.inputs()
+    return False
+
+
+def depends_on(value: Any, x: Tensor, made_by: Mapping[Any, Sequence[Op]]) -> bool:
+    """Return whether a value is computed from `x`, and not a constant such as a learned position."""
+    seen = set[Tensor]()
+    todo = [value] if isinstance(value, Tensor) else []
+    while todo:
+        tensor = todo.pop()
+        if tensor is x:
+            return True
+        if tensor not in seen:
+            seen.add(tensor)
+            for op in made_by.get(tensor, ()):
+                todo += op.inputs()
     return False
 
 
@@ -107,13 +135,13 @@ def is_moved(tensor: Any, x: Tensor, made_by: Mapping[Any, Sequence[Op]]) -> boo
     return True
 
 
-def innermost(classes: Mapping[str, type]) -> list[str]:
+def blocks_among(classes: Mapping[str, type]) -> list[str]:
     """Return which of some nested modules count as blocks; `classes` has their classes.
 
     A module counts with everything inside it, unless it holds two of one class: then it is a stage
     or the like, and these count.
 
-    >>> innermost({"stage": nn.Module, "stage.0": nn.Linear, "stage.1": nn.Linear,
+    >>> blocks_among({"stage": nn.Module, "stage.0": nn.Linear, "stage.1": nn.Linear,
     ...            "layer": nn.Module, "layer.attention": nn.Bilinear, "layer.mlp": nn.Linear})
     ['stage.0', 'stage.1', 'layer']
     """
@@ -128,18 +156,23 @@ def innermost(classes: Mapping[str, type]) -> list[str]:
 
 
 def drop(model: nn.Module, name: str) -> nn.Module:
-    """Put a DroppedBlock in the place of a block, in place, and return the block."""
-    parent, _, child = name.rpartition(".")
-    owner = model.get_submodule(parent)
-    block = owner.get_submodule(child)
-    setattr(owner, child, DroppedBlock())
+    """Put a DroppedBlock in all places of a block, in place, and return the block."""
+    block = model.get_submodule(name)
+    exchange(model, block, DroppedBlock())
     return block
 
 
 def put_back(model: nn.Module, name: str, block: nn.Module) -> None:
     """Undo `drop`."""
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, block)
+    exchange(model, model.get_submodule(name), block)
+
+
+def exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put a module in all places of another; one may have several names."""
+    for owner in list(model.modules()):
+        for child, module in list(owner._modules.items()):
+            if module is old:
+                setattr(owner, child, new)
 
 
 def runs_without(model: nn.Module, name: str, example: Tree) -> str | None:
@@ -148,6 +181,8 @@ def runs_without(model: nn.Module, name: str, example: Tree) -> str | None:
     """
     shapes = [t.shape for t in tensors_in(run_on_copied_inputs(in_mode(model), first(example, 1)))]
     block = drop(model, name)
+    calls = list[Any]()
+    model.get_submodule(name).register_forward_hook(lambda *call: calls.append(call[0]))
     try:
         outputs = run_on_copied_inputs(in_mode(model), first(example, 1))
     except Exception as error:  # whatever the user's forward raises
@@ -155,6 +190,8 @@ def runs_without(model: nn.Module, name: str, example: Tree) -> str | None:
         return f"the network does not run without it: {said[0]:.100}"
     finally:
         put_back(model, name, block)
+    if not calls:
+        return "the network calls it where it has no name"
     same = shapes == [t.shape for t in tensors_in(outputs)]
     return None if same else "the network's outputs have other shapes without it"
 
@@ -163,7 +200,15 @@ def skipping(model: nn.Module, names: Sequence[str]) -> nn.Module:
     """Return a copy of a network whose blocks `names` still run, but return their first input."""
     model = copy.deepcopy(model)
     for name in names:
-        model.get_submodule(name).register_forward_hook(
-            lambda _, inputs, named, __: next(iter((*inputs, *named.values()))), with_kwargs=True
-        )
+        kept = list[Any]()
+
+        def keep(_: nn.Module, inputs: Any, named: Any, kept: list[Any] = kept) -> None:
+            kept[:] = [copied(next(iter((*inputs, *named.values()))))]  # the block may change it
+
+        def give_back(*_: Any, kept: list[Any] = kept) -> Any:
+            return kept.pop()
+
+        block = model.get_submodule(name)
+        block.register_forward_pre_hook(keep, with_kwargs=True)
+        block.register_forward_hook(give_back)
     return model

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -83,21 +85,34 @@ class BlockSearch:
         plain = None if self.images is None else self._outputs()
         try:
             while len(rows) < len(self.saved):
-                removed = rows[-1].removed if rows else 0.0
-                options = [
-                    Dropped(name, removed + self.saved[name], self._error(name, plain))
-                    for name in self.saved
-                    if name not in blocks
-                ]
-                best = min(options, key=lambda row: (row.error or 0.0) / max(row.removed, 1e-9))
-                if rows and abs(best.removed - amount) >= abs(removed - amount):
+                options = self._options(amount, rows, plain)
+                if not options:
                     break
+                best = min(options, key=lambda row: (row.error or 0.0) / row.removed)
                 rows.append(best)
                 blocks[best.name] = drop(self.model, best.name)
         finally:
             for name, block in blocks.items():
                 put_back(self.model, name, block)
         return rows
+
+    def _options(
+        self, amount: float, rows: Sequence[Dropped], plain: torch.Tensor | None
+    ) -> list[Dropped]:
+        """Return the blocks that may go next: the first of all saves anything, each further one
+        brings the result nearer to `amount`.
+        """
+        removed = rows[-1].removed if rows else 0.0
+        distance = abs(removed - amount) if rows else math.inf
+        options = list[Dropped]()
+        for name, saved in self.saved.items():
+            if saved <= 0 or abs(removed + saved - amount) >= distance:
+                continue
+            if name in (row.name for row in rows):
+                continue
+            with suppress(Exception):  # the user's forward may not run without several blocks
+                options.append(Dropped(name, removed + saved, self._error(name, plain)))
+        return options
 
     def _outputs(self) -> torch.Tensor:
         with torch.no_grad():

@@ -63,7 +63,7 @@ def loaded(place: str, name: str, what: str) -> tuple[Any, str]:
             module = importlib.import_module(place)
     except (Exception, SystemExit) as error:  # the user's own code may raise anything
         hint = ""
-        if "relative import" in str(error):
+        if "relative import" in str(error) and place.endswith(".py") and what != "task":
             folder = Path(place).resolve().parent.name
             hint = (
                 f"; a file of a package is named as {folder}.{Path(place).stem}:{name}, from the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from .graph import makers_and_users, output_names_of
@@ -19,6 +20,8 @@ def round_before_shuffles(proto: Any) -> None:
     graph = proto.graph
     _, users = makers_and_users(graph)
     results = output_names_of(graph)
+    # scales of one number: those of channels would meet other channels before the shuffle
+    single = {tensor.name for tensor in graph.initializer if math.prod(tensor.dims) == 1}
 
     def only_reader(node: Any) -> Any:
         readers = users[node.output[0]]
@@ -35,6 +38,8 @@ def round_before_shuffles(proto: Any) -> None:
             continue
         widened = only_reader(reader)
         if widened is None or widened.op_type != "DequantizeLinear":
+            continue
+        if reader.input[1] not in single or widened.input[1] not in single:
             continue
         first.input[0] = shuffle.input[0]
         output = widened.output[0]

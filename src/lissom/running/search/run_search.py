@@ -18,7 +18,7 @@ from ...language.training import Progress
 from ...language.want import Want
 from ...learning.checkpoint import EVERY_MIN, every_s
 from ...store.store import Store
-from ...surgery.depth import residual_blocks
+from ...surgery.depth import droppable_blocks
 from ...tasks.task import Task
 from ..checks import check_run
 from ..device import device_of
@@ -187,7 +187,7 @@ def space_for(space: str | SearchSpace | None, task: Task, few_bits: bool) -> Se
         labelled=not task.data.unlabelled,
         few_bits=few_bits,
         samples=len(task.data.train),
-        residual=bool(residual_blocks(task.fresh(), task.data.example())),
+        residual=bool(droppable_blocks(task.fresh(), task.data.example())),
     )
 
 
