@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..language.context import Context
-    from ..surgery.depth_search import BlockSearch
     from ..trees import Tree
 
 TOLERANCE = 0.02  # of the amount, within which there is no note
@@ -76,11 +75,11 @@ class Drop(Step):
         """Find out whether the amount can be reached, without measuring latency. The network stays
         whole: later steps may name any of its blocks.
         """
-        from ..surgery.depth_search import BlockSearch, shares
+        from ..surgery.depth_search import shares
 
         blocks = self.blocks(model, ctx)
         of = "blocks" if self.of == "latency" else self.of
-        self.check_reach(BlockSearch(model, shares(model, blocks, of, ctx.example)), ctx)
+        self.check_reach(shares(model, blocks, of, ctx.example), ctx)
         return model
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
@@ -158,16 +157,15 @@ class Drop(Step):
         from ..surgery.depth import drop
         from ..surgery.depth_search import BlockSearch
 
-        search = BlockSearch(model, saved, images)
-        self.check_reach(search, ctx)
-        chosen = search.chosen(self.amount)
+        self.check_reach(saved, ctx)
+        chosen = BlockSearch(model, saved, images).chosen(self.amount)
         for row in chosen:
             drop(model, row.name)
         ctx.facts["dropped_blocks"] = [
             {
                 "block": row.name,
                 "removed": round(row.removed, 6),
-                "error": row.error if row.error is not None and isfinite(row.error) else None,
+                "error": row.error if isfinite(row.error) else None,
             }
             for row in chosen
         ]
@@ -175,21 +173,23 @@ class Drop(Step):
             "of": self.of,
             "asked": round(self.amount, 6),
             "removed": round(chosen[-1].removed, 6),
-            "most": round(search.most, 4),
+            "most": round(sum(saved.values()), 4),
         }
         if self.of != "latency":
             self.note_distance(ctx)
         return [row.name for row in chosen]
 
-    def check_reach(self, search: BlockSearch, ctx: Context) -> None:
+    def check_reach(self, saved: dict[str, float], ctx: Context) -> None:
         """Raise LissomError if all blocks together are less than `amount`, by more than half a
         block.
         """
-        if search.most <= 0 or self.amount > search.most + search.least / 2:
+        most = sum(saved.values())
+        least = min(saved.values())
+        if most <= 0 or self.amount > most + least / 2:
             raise LissomError(
                 f"{ctx.where}: {self.amount:.3g} of the {self.of} cannot be removed; this network "
-                f"can lose {search.least:.3g} to {search.most:.3g} of them, in "
-                f"{counted(len(search.saved), 'block')}"
+                f"can lose {least:.3g} to {most:.3g} of them, in "
+                f"{counted(len(saved), 'block')}"
             )
 
     def measure(self, before: nn.Module, after: nn.Module, ctx: Context) -> None:

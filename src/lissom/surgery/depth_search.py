@@ -25,12 +25,12 @@ class Dropped:
     """A block, and what is removed and lost together with those dropped before it.
 
     removed: fraction of the network's cost
-    error: mean square change of the outputs, relative to that of the outputs; None if not measured
+    error: mean square change of the outputs, relative to that of the outputs
     """
 
     name: str
     removed: float
-    error: float | None
+    error: float
 
 
 def shares(model: nn.Module, blocks: Sequence[str], of: str, example: Tree) -> dict[str, float]:
@@ -66,29 +66,24 @@ def without_each(model: nn.Module, blocks: Sequence[str]) -> Iterator[nn.Module]
 
 
 class BlockSearch:
-    """The blocks of a network, the share of its cost that each saves, and the error without them.
+    """The blocks of a network, the share of its cost that each saves, and the error without them."""
 
-    Without `images` no errors are measured.
-    """
-
-    def __init__(self, model: nn.Module, saved: Mapping[str, float], images: Tree = None) -> None:
+    def __init__(self, model: nn.Module, saved: Mapping[str, float], images: Tree) -> None:
         self.model = in_mode(model)
         self.images = images
         self.saved = saved
-        self.most = sum(saved.values())
-        self.least = min(saved.values(), default=0.0)
 
     def chosen(self, amount: float) -> list[Dropped]:
         """Return the blocks to drop, in order, so that about `amount` of the cost is removed."""
         rows = list[Dropped]()
         blocks = dict[str, nn.Module]()
-        plain = None if self.images is None else self._outputs()
+        plain = self._outputs()
         try:
             while len(rows) < len(self.saved):
                 options = self._options(amount, rows, plain)
                 if not options:
                     break
-                best = min(options, key=lambda row: (row.error or 0.0) / row.removed)
+                best = min(options, key=lambda row: row.error / row.removed)
                 rows.append(best)
                 blocks[best.name] = drop(self.model, best.name)
         finally:
@@ -97,7 +92,7 @@ class BlockSearch:
         return rows
 
     def _options(
-        self, amount: float, rows: Sequence[Dropped], plain: torch.Tensor | None
+        self, amount: float, rows: Sequence[Dropped], plain: torch.Tensor
     ) -> list[Dropped]:
         """Return the blocks that may go next: the first of all saves anything, each further one
         brings the result nearer to `amount`.
@@ -118,10 +113,8 @@ class BlockSearch:
         with torch.no_grad():
             return values_in(run_on_copied_inputs(self.model, self.images))
 
-    def _error(self, name: str, plain: torch.Tensor | None) -> float | None:
+    def _error(self, name: str, plain: torch.Tensor) -> float:
         """Return the error of the network without a block, besides those that are dropped already."""
-        if plain is None:
-            return None
         block = drop(self.model, name)
         try:
             outputs = self._outputs()
